@@ -1,0 +1,46 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup generate test lint types format bench clean
+
+help:
+	@echo "make setup     virtual environment with gensift and its development tools"
+	@echo "make generate  set up, then sift one picture out of 16 candidates"
+	@echo "make test      set up, then run the tests"
+	@echo "make lint      formatter and linter, without changing files"
+	@echo "make types     mypy, strict"
+	@echo "make format    let the formatter and linter change files"
+	@echo "make bench     rewrite the figures in docs/benchmarks (about 20 minutes on two cores)"
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.ready
+
+generate: setup
+	$(BIN)/generate --sampler ttsnap --prompt "a red circle left of a blue square" \
+		--num-candidates 16 --output outputs/first
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.overhead
+
+clean:
+	rm -rf outputs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

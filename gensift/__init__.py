@@ -1,0 +1,62 @@
+"""gensift: sift among generations. Better samples from generative models for the same compute."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gensift._shadows import refuse_shadows
+
+refuse_shadows()
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it. Resolved on first use, so that `import gensift` is quick and
+# the packages below may import gensift's own modules without a cycle.
+_PUBLIC = {
+    "BestOfN": "samplers.diffusion.best_of_n",
+    "TTSnap": "samplers.diffusion.ttsnap",
+    "TTSnapConfig": "samplers.diffusion.ttsnap",
+    "SearchConfig": "samplers.diffusion.search",
+    "Plan": "samplers.diffusion.search",
+    "SamplerOutput": "samplers.output",
+    "PromptResult": "samplers.output",
+    "attach": "samplers.diffusion.attach",
+    "observe_steps": "samplers.diffusion.callback",
+    "StepEvent": "samplers.diffusion.observer",
+    "DenoiserFamily": "samplers.diffusion.families",
+    "declare_denoiser": "samplers.diffusion.families",
+    "SAMPLERS": "samplers.registry",
+    "Reward": "rewards.protocol",
+    "REWARDS": "rewards.registry",
+    "load_reward": "rewards.registry",
+    "CompositeReward": "rewards.combine",
+    "load_pipeline": "gensift.pipelines.loading",
+    "call_defaults": "gensift.pipelines.loading",
+    "candidate_seed": "gensift.randomness",
+    "Cost": "gensift.cost",
+    "Trace": "gensift.trace",
+    "GensiftError": "gensift.errors",
+}
+
+__all__ = [*sorted(_PUBLIC), "__version__"]
+
+if TYPE_CHECKING:
+    from gensift.cost import Cost as Cost
+    from gensift.errors import GensiftError as GensiftError
+    from gensift.pipelines.loading import call_defaults as call_defaults
+    from gensift.pipelines.loading import load_pipeline as load_pipeline
+    from gensift.randomness import candidate_seed as candidate_seed
+    from gensift.trace import Trace as Trace
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'gensift' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
