@@ -1,0 +1,45 @@
+"""Files that appear complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+TEMPORARY_PATTERN = ".gensift-*.tmp"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that any reader, also after a crash, sees all of it or none.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and are renamed.
+
+    Raises:
+        OSError: if the folder cannot be written; `path` is then as before.
+    """
+    aside = path.with_name(TEMPORARY_PATTERN.replace("*", uuid.uuid4().hex))
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def remove_stale_temporaries(folder: Path) -> None:
+    """Remove what interrupted writes left in `folder` and its direct subfolders."""
+    for pattern in (TEMPORARY_PATTERN, f"*/{TEMPORARY_PATTERN}"):
+        for stale in folder.glob(pattern):
+            stale.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself lives in the folder, which has its own buffer.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,276 @@
+"""Run folders: results that appear whole, and runs that resume after any interruption."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from gensift.config import config_hash
+from gensift.conversion import strict_json
+from gensift.errors import RunFolderError
+from gensift.files import remove_stale_temporaries, write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+RESULTS = "results.jsonl"
+SUMMARY = "run.json"
+LOCK = ".gensift.lock"
+
+
+class RunFolder:
+    """The folder a run writes to; opening it again with the same config resumes the run.
+
+    `config` is everything that decides the results (sampler, model, reward, seed, ...).
+    `pipeline_call` are the keyword arguments that, with a sample's seed, reproduce it by a plain
+    pipeline call. `versions` maps package names to versions. Use it in a `with` block, or `close()`
+    it: the folder is locked against other processes meanwhile. A killed process leaves no lock.
+
+    Raises:
+        RunFolderError: if the folder cannot be written, is in use by another process, is damaged,
+            or belongs to a run with another config (naming the keys that differ).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        config: Mapping[str, Any],
+        command: str,
+        pipeline_call: Mapping[str, Any],
+        versions: Mapping[str, str],
+    ) -> None:
+        self.path = Path(path)
+        self.config_hash = config_hash(config)
+        self._summary = {
+            "command": command,
+            "config": config,
+            "pipeline_call": pipeline_call,
+            "versions": versions,
+        }
+        with self._as_run_folder_error():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = self._acquire_lock()
+        try:
+            with self._as_run_folder_error():
+                self._open(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, config: Mapping[str, Any]) -> None:
+        remove_stale_temporaries(self.path)
+        before = self._read_summary()
+        if before is not None and config_hash(before["config"]) != self.config_hash:
+            self._refuse_config(_differing_keys(before["config"], config))
+        self._results = self._read_results()
+        if any(line.get("config_hash") != self.config_hash for line in self._results):
+            self._refuse_config([])
+        if before is None:
+            self.write_summary({})
+
+    def finished(self, prompts: Sequence[str] | None = None) -> set[int]:
+        """Return the prompt indices that need no work: their line and all their files are there.
+
+        With `prompts`, a line counts only if it was made for that very prompt.
+        """
+        return {
+            line["prompt_index"]
+            for line in self._results
+            if self._has_files(line) and _is_for(line, prompts)
+        }
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return the finished lines of `results.jsonl`, by prompt index."""
+        lines = [line for line in self._results if self._has_files(line)]
+        return sorted(lines, key=lambda line: int(line["prompt_index"]))
+
+    def append_result(self, result: Mapping[str, Any]) -> None:
+        """Add the line of one finished prompt; it is on disk when this returns.
+
+        Write its images first. `result` has "prompt", "prompt_index", "samples" and "cost"; the
+        config hash is added. An earlier line of that prompt index, whose files went missing or
+        whose prompt changed, is replaced.
+        """
+        line = {**result, "config_hash": self.config_hash}
+        text = strict_json(line) + "\n"
+        kept = [old for old in self._results if old["prompt_index"] != line["prompt_index"]]
+        with self._as_run_folder_error():
+            if len(kept) < len(self._results):
+                lines = "".join(strict_json(old) + "\n" for old in kept) + text
+                write_atomically(self.path / RESULTS, lines.encode())
+            else:
+                _append(self.path / RESULTS, text.encode())
+        self._results = [*kept, json.loads(text)]
+
+    def write_image(self, name: str, image: Image, text_chunks: Mapping[str, str]) -> Path:
+        """Write `image` as the PNG `name`, subfolders allowed, with text chunks; return its path.
+
+        Raises:
+            RunFolderError: if it cannot be written; nothing is left behind then.
+        """
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        for key, text in text_chunks.items():
+            info.add_itxt(key, text)  # international text: plain tEXt chunks are Latin-1 only
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG", pnginfo=info)
+        return self._write(name, buffer.getvalue())
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Write `content` as the strict JSON file `name`; return its path."""
+        return self._write(name, (strict_json(content, indent=2) + "\n").encode())
+
+    def write_summary(self, cost: Mapping[str, Any]) -> Path:
+        """Write `run.json`: command, config, pipeline call, versions, and the run's `cost`."""
+        return self.write_json(SUMMARY, {**self._summary, "cost": cost})
+
+    def close(self) -> None:
+        """Release the lock; harmless when repeated."""
+        self._lock.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write(self, name: str, data: bytes) -> Path:
+        target = self.path / name
+        if not target.resolve().is_relative_to(self.path.resolve()):
+            raise RunFolderError(f"{name!r} lies outside the run folder; give a name inside it.")
+        with self._as_run_folder_error():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, data)
+        return target
+
+    def _acquire_lock(self) -> BinaryIO:
+        # The file stays when the lock goes: once removed, two processes could lock two files.
+        lock = (self.path / LOCK).open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise RunFolderError(
+                f"Output folder {str(self.path)!r} is in use by another process; "
+                "wait for it to end or choose another folder."
+            ) from error
+        return lock
+
+    def _read_summary(self) -> dict[str, Any] | None:
+        file = self.path / SUMMARY
+        if not file.exists():
+            return None
+        try:
+            summary = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise self._damaged(SUMMARY) from error
+        if not isinstance(summary, dict) or not isinstance(summary.get("config"), dict):
+            raise self._damaged(SUMMARY)
+        return summary
+
+    def _read_results(self) -> list[dict[str, Any]]:
+        """Read the results, cutting off a last line that a crash left torn."""
+        file = self.path / RESULTS
+        data = file.read_bytes() if file.exists() else b""
+        lines = data.splitlines(keepends=True)
+        results = [_parse(line) for line in lines]
+        if results and results[-1] is None:
+            os.truncate(file, len(data) - len(lines[-1]))
+            results.pop()
+        complete = [result for result in results if result is not None]
+        if len(complete) < len(results):
+            raise self._damaged(RESULTS)
+        return complete
+
+    def _has_files(self, line: Mapping[str, Any]) -> bool:
+        files = [sample["file"] for sample in line["samples"] if "file" in sample]
+        return all((self.path / name).is_file() for name in files)
+
+    def _refuse_config(self, keys: list[str]) -> None:
+        differing = f" (differs in {', '.join(keys)})" if keys else ""
+        raise RunFolderError(
+            f"Output folder {str(self.path)!r} holds a run with another config{differing}; "
+            "repeat that config to resume it, or choose another folder."
+        )
+
+    def _damaged(self, name: str) -> RunFolderError:
+        return RunFolderError(
+            f"{str(self.path / name)!r} is damaged and cannot be resumed from; "
+            "move it away or choose another folder."
+        )
+
+    @contextmanager
+    def _as_run_folder_error(self) -> Iterator[None]:
+        try:
+            yield
+        except RunFolderError:
+            raise
+        except OSError as error:
+            raise RunFolderError(
+                f"Output folder {str(self.path)!r} cannot be written "
+                f"({error.strerror or error}); choose a writable folder."
+            ) from error
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return a complete results line, or None for a torn one."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return None
+    is_result = isinstance(parsed, dict) and {"prompt_index", "samples"} <= parsed.keys()
+    return parsed if is_result else None
+
+
+def _append(file: Path, data: bytes) -> None:
+    size = file.stat().st_size if file.exists() else 0
+    try:
+        with file.open("ab") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:  # a full disk or Ctrl-C: leave no torn line for the next one to join
+        if file.exists():
+            os.truncate(file, size)
+        raise
+
+
+def _is_for(line: Mapping[str, Any], prompts: Sequence[str] | None) -> bool:
+    index = line["prompt_index"]
+    return prompts is None or (index < len(prompts) and line.get("prompt") == prompts[index])
+
+
+def _differing_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys whose values differ, each with both values."""
+    left, right = _flattened(before), _flattened(after)
+    return [
+        f"`{key}`: {left.get(key, 'absent')} there, {right.get(key, 'absent')} now"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= _flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = strict_json(value)
+    return flat

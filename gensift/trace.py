@@ -1,0 +1,201 @@
+"""What a search did: who was alive at each stage, how they scored, and who was kept."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gensift.conversion import strict_json
+from gensift.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One round of scoring and sifting among the candidates of a prompt.
+
+    step_index: 0-based step after which the candidates were scored.
+    num_inference_steps: length of the loop.
+    sigma, timestep: noise level and scheduler time at that step; None where the model has none.
+    alive: indices, within the prompt, of the candidates that were scored.
+    scores: per reward one value for each of `alive`; higher is better.
+    combined: one value for each of `alive`, by which they were ranked.
+    kept: the candidates that go on (at the final stage: that are returned).
+    is_final: whether finished samples were scored.
+    previews: candidate index to its picture at that stage; not part of equality.
+    """
+
+    step_index: int
+    num_inference_steps: int
+    sigma: float | None = None
+    timestep: float | None = None
+    alive: tuple[int, ...]
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    combined: tuple[float, ...]
+    kept: tuple[int, ...]
+    is_final: bool = False
+    previews: Mapping[int, Image] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        columns = {"combined": self.combined, **self.scores}
+        problems = [
+            f"{name!r} has {len(values)} values for {len(self.alive)} alive candidates"
+            for name, values in columns.items()
+            if len(values) != len(self.alive)
+        ]
+        strangers = sorted(set(self.kept) - set(self.alive))
+        if strangers:
+            problems.append(f"kept candidates {strangers} were not alive")
+        if problems:
+            raise ConfigError.from_problems("Stage", problems)
+
+    @property
+    def ranking(self) -> tuple[int, ...]:
+        """The alive candidates from best to worst; non-finite scores last, ties by index."""
+        by_candidate = dict(zip(self.alive, self.combined, strict=True))
+        return tuple(sorted(self.alive, key=lambda c: (*_descending(by_candidate[c]), c)))
+
+    def to_dict(self, *, with_previews: bool = False) -> dict[str, Any]:
+        """Return a mapping for JSON; previews, if asked for, as base64 PNG."""
+        data: dict[str, Any] = {
+            "step_index": self.step_index,
+            "num_inference_steps": self.num_inference_steps,
+            "sigma": self.sigma,
+            "timestep": self.timestep,
+            "alive": list(self.alive),
+            "scores": {name: list(values) for name, values in self.scores.items()},
+            "combined": list(self.combined),
+            "kept": list(self.kept),
+            "is_final": self.is_final,
+        }
+        if with_previews:
+            data["previews"] = {str(c): _encode(image) for c, image in self.previews.items()}
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Stage:
+        """Inverse of `to_dict`."""
+        return cls(
+            step_index=data["step_index"],
+            num_inference_steps=data["num_inference_steps"],
+            sigma=_optional_float(data["sigma"]),
+            timestep=_optional_float(data["timestep"]),
+            alive=tuple(data["alive"]),
+            scores={name: tuple(map(float, values)) for name, values in data["scores"].items()},
+            combined=tuple(map(float, data["combined"])),
+            kept=tuple(data["kept"]),
+            is_final=data["is_final"],
+            previews={int(c): _decode(text) for c, text in data.get("previews", {}).items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTrace:
+    """The search for one prompt: its stages from noisy to final; `seeds` of all candidates."""
+
+    prompt: str
+    prompt_index: int
+    seeds: tuple[int, ...]
+    stages: tuple[Stage, ...]
+
+    @property
+    def winner(self) -> int | None:
+        """Index of the best candidate kept at the last stage; None without one."""
+        if not self.stages or not self.stages[-1].kept:
+            return None
+        last = self.stages[-1]
+        return next(candidate for candidate in last.ranking if candidate in last.kept)
+
+    def to_dict(self, *, with_previews: bool = False) -> dict[str, Any]:
+        """Return a mapping for JSON."""
+        return {
+            "prompt": self.prompt,
+            "prompt_index": self.prompt_index,
+            "seeds": list(self.seeds),
+            "stages": [stage.to_dict(with_previews=with_previews) for stage in self.stages],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PromptTrace:
+        """Inverse of `to_dict`."""
+        return cls(
+            prompt=data["prompt"],
+            prompt_index=data["prompt_index"],
+            seeds=tuple(data["seeds"]),
+            stages=tuple(Stage.from_dict(stage) for stage in data["stages"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """The search for each prompt of a run, in the order of the prompts."""
+
+    prompts: tuple[PromptTrace, ...] = ()
+
+    def to_json(self, *, with_previews: bool = False, indent: int | None = None) -> str:
+        """Return strict JSON; non-finite floats as the texts "nan", "inf" and "-inf"."""
+        prompts = [prompt.to_dict(with_previews=with_previews) for prompt in self.prompts]
+        return strict_json({"prompts": prompts}, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> Trace:
+        """Inverse of `to_json`.
+
+        Raises:
+            ConfigError: if `text` is not a trace.
+        """
+        try:
+            prompts = json.loads(text)["prompts"]
+            return cls(prompts=tuple(PromptTrace.from_dict(prompt) for prompt in prompts))
+        except ConfigError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"Not a trace written by `Trace.to_json` ({error!r}).") from error
+
+    def plot(
+        self,
+        path: str | Path | None = None,
+        images: Sequence[Mapping[int, Image]] | None = None,
+    ) -> Figure:
+        """Draw the sifting tree, one panel per prompt, and save it to `path` if given.
+
+        Rows are the stages from noisy to final. `images` holds, per prompt, the finished pictures
+        by candidate index; they are shown at the final stage.
+        """
+        from gensift.sifting_tree import draw
+
+        figure = draw(self.prompts, images or ())
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+
+def _descending(score: float) -> tuple[bool, float]:
+    return (False, -score) if math.isfinite(score) else (True, 0.0)
+
+
+def _optional_float(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _encode(image: Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _decode(text: str) -> Image:
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(base64.b64decode(text)))
+    image.load()
+    return image

@@ -1,0 +1,202 @@
+import json
+import math
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from gensift.errors import ConfigError
+from gensift.sifting_tree import MAX_COLUMNS, MAX_PANELS
+from gensift.trace import PromptTrace, Stage, Trace
+
+
+def make_stage(alive, combined, kept, **more):
+    fields = {"step_index": 3, "num_inference_steps": 10, "sigma": 0.5, **more}
+    return Stage(alive=tuple(alive), combined=tuple(combined), kept=tuple(kept), **fields)
+
+
+def make_prompt(num_candidates, keeps, prompt="a red circle", previews=False):
+    """Candidate k scores k, so that the survivors are known."""
+    alive, stages = range(num_candidates), []
+    for number, keep in enumerate(keeps):
+        kept = list(alive)[-keep:]
+        pictures = {k: Image.new("RGB", (8, 8), (k, 0, 0)) for k in alive} if previews else {}
+        is_final = number == len(keeps) - 1
+        stages.append(make_stage(alive, alive, kept, is_final=is_final, previews=pictures))
+        alive = kept
+    seeds = tuple(range(100, 100 + num_candidates))
+    return PromptTrace(prompt=prompt, prompt_index=0, seeds=seeds, stages=tuple(stages))
+
+
+@st.composite
+def stages(draw):
+    alive = draw(st.lists(st.integers(0, 99), unique=True, min_size=1, max_size=6))
+    column = st.lists(st.floats(), min_size=len(alive), max_size=len(alive)).map(tuple)
+    return make_stage(
+        alive,
+        draw(column),
+        draw(st.lists(st.sampled_from(alive), unique=True)),
+        sigma=draw(st.none() | st.floats()),
+        timestep=draw(st.none() | st.floats()),
+        scores=draw(st.dictionaries(st.text(max_size=4), column, max_size=2)),
+        is_final=draw(st.booleans()),
+    )
+
+
+traces = st.lists(
+    st.builds(
+        PromptTrace,
+        prompt=st.text(max_size=9),
+        prompt_index=st.integers(0, 9),
+        seeds=st.lists(st.integers(0, 2**48 - 1), max_size=3).map(tuple),
+        stages=st.lists(stages(), max_size=3).map(tuple),
+    ),
+    max_size=2,
+).map(lambda prompts: Trace(prompts=tuple(prompts)))
+
+
+def refuse_constant(name):
+    raise AssertionError(f"{name} is not strict JSON")
+
+
+@given(traces)
+def test_round_trip_through_strict_json(trace):
+    text = trace.to_json()
+    json.loads(text, parse_constant=refuse_constant)
+    again = Trace.from_json(text)
+    # Compared as text, because NaN differs from itself.
+    assert again.to_json() == text
+    assert repr(again) == repr(trace)
+
+
+def test_previews_travel_only_when_asked_for():
+    trace = Trace(prompts=(make_prompt(3, [1], previews=True),))
+    assert Trace.from_json(trace.to_json()).prompts[0].stages[0].previews == {}
+    again = Trace.from_json(trace.to_json(with_previews=True))
+    pictures = again.prompts[0].stages[0].previews
+    assert {k: image.getpixel((0, 0)) for k, image in pictures.items()} == {
+        k: (k, 0, 0) for k in range(3)
+    }
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"prompts": [{}]}', '{"prompts": [1]}'])
+def test_what_is_no_trace_is_refused(text):
+    with pytest.raises(ConfigError, match="Not a trace"):
+        Trace.from_json(text)
+
+
+def test_a_stage_that_contradicts_itself_is_refused():
+    with pytest.raises(ConfigError, match=r"'combined' has 1 values for 2.*\[7\] were not alive"):
+        make_stage([0, 1], [0.5], [7])
+
+
+def test_non_finite_scores_rank_last_and_never_win():
+    scores = [math.nan, 0.1, math.inf, 0.3, 0.3]
+    stage = make_stage(range(5), scores, range(5))
+    assert stage.ranking == (3, 4, 1, 0, 2)
+    prompt = PromptTrace(prompt="p", prompt_index=0, seeds=(), stages=(stage,))
+    assert prompt.winner == 3
+
+
+def test_the_winner_is_the_best_of_the_kept():
+    stage = make_stage([0, 1, 2], [0.9, 0.5, 0.7], [1, 2])
+    assert PromptTrace(prompt="p", prompt_index=0, seeds=(), stages=(stage,)).winner == 2
+    assert PromptTrace(prompt="p", prompt_index=0, seeds=(), stages=()).winner is None
+
+
+def drawn_texts(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def crosses(figure):
+    patches = figure.axes[0].patches
+    return sum(type(patch).__name__ == "Circle" for patch in patches) - 1  # one in the legend
+
+
+@pytest.mark.parametrize("previews", [False, True])
+def test_tree_shows_every_candidate_and_crosses_the_dropped(previews):
+    trace = Trace(prompts=(make_prompt(8, [4, 2, 1], previews=previews),))
+    figure = trace.plot()
+    assert len(figure.axes[0].images) == (8 + 4 + 2 if previews else 0)
+    assert crosses(figure) == 4 + 2 + 1
+    texts = drawn_texts(figure)
+    assert "a red circle" in texts
+    assert "winner #7 of 8\nseed 107" in texts
+    assert texts.count("7.00") == 3  # the winner's score at each stage
+
+
+def test_survivors_are_linked_and_the_winner_stays_in_the_middle():
+    figure = Trace(prompts=(make_prompt(9, [4, 1]),)).plot()
+    links = [p for p in figure.axes[0].patches if type(p).__name__ == "PathPatch"]
+    assert len(links) == 4
+    golden = [
+        p for p in links if p.get_edgecolor()[:3] == pytest.approx((0.867, 0.604, 0), abs=0.01)
+    ]
+    assert len(golden) == 1
+    xs = golden[0].get_path().vertices[:, 0]
+    assert xs == pytest.approx([xs[0]] * 4)
+
+
+def test_64_candidates_are_capped_and_the_rest_counted():
+    figure = Trace(prompts=(make_prompt(64, [32, 8, 1], previews=True),)).plot()
+    assert len(figure.axes[0].images) == 2 * MAX_COLUMNS + 8
+    assert any(f"{64 - MAX_COLUMNS} not shown" in text for text in drawn_texts(figure))
+    # Even where the survivors alone would fill the row, some dropped ones are seen.
+    assert crosses(figure) >= 4 + 8 + 7
+
+
+def test_pictures_stay_inside_the_figure_and_apart():
+    figure = Trace(prompts=(make_prompt(64, [16, 1], previews=True), make_prompt(1, [1]))).plot()
+    axes = figure.axes[0]
+    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
+    boxes = [image.get_extent() for image in axes.images]
+    for left, right, bottom, top in boxes:
+        assert 0 < left < right < width and 0 < top < bottom < height
+    rows = {}
+    for left, right, _, top in boxes:
+        rows.setdefault(round(top, 4), []).append((left, right))
+    for row in rows.values():
+        row.sort()
+        assert all(a[1] < b[0] for a, b in pairwise(row))
+
+
+def test_final_images_are_drawn_and_saved(tmp_path):
+    path = tmp_path / "trace.png"
+    blue = Image.new("RGB", (64, 64), (0, 0, 255))
+    trace = Trace(prompts=(make_prompt(2, [1], prompt=r"costs $\frac$, no formula"),))
+    trace.plot(path, images=[{1: blue}])
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert (pixels == (0, 0, 255)).all(axis=-1).sum() > 1000
+
+
+def test_odd_traces_are_drawn_too(tmp_path):
+    nothing_finite = make_stage([0, 1], [math.nan, math.inf], [])
+    prompts = [
+        PromptTrace(prompt="", prompt_index=0, seeds=(1, 2), stages=(nothing_finite,)),
+        PromptTrace(prompt="x" * 500, prompt_index=1, seeds=(), stages=()),
+        make_prompt(1, [1]),
+    ]
+    figure = Trace(prompts=tuple(prompts * 5)).plot(tmp_path / "odd.png")
+    assert f"{15 - MAX_PANELS} more prompts not shown" in drawn_texts(figure)
+    assert "NaN" in drawn_texts(figure)
+    Trace().plot(tmp_path / "empty.png")
+
+
+def test_wide_pictures_keep_their_shape():
+    stage = make_stage([0], [1.0], [0], previews={0: Image.new("RGB", (128, 64))})
+    prompt = PromptTrace(prompt="p", prompt_index=0, seeds=(0,), stages=(stage,))
+    left, right, bottom, top = Trace(prompts=(prompt,)).plot().axes[0].images[0].get_extent()
+    assert (right - left) / (bottom - top) == pytest.approx(2)
+
+
+def test_plotting_leaves_the_pyplot_state_alone():
+    code = (
+        "import sys; from gensift.trace import Trace; assert 'matplotlib' not in sys.modules; "
+        "Trace().plot(); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
