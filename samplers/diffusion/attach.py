@@ -1,0 +1,265 @@
+"""Searching inside pipeline calls that are not ours.
+
+with gensift.attach(sampler, pipe) as run:
+    image = pipe("a red circle", num_images_per_prompt=16).images[0]
+run.output.seeds[0], run.output.rewards[0], run.output.cost, run.output.trace
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gensift.errors import ConfigError, UnsupportedPipelineError
+from gensift.randomness import candidate_seeds, make_generators
+from samplers.diffusion.attachment import gate_denoisers
+from samplers.diffusion.callback import num_steps_of
+from samplers.diffusion.judge import Judge
+from samplers.diffusion.observer import observe_scheduler
+from samplers.diffusion.preview import Previewer
+from samplers.diffusion.row_gate import LiveRows
+from samplers.diffusion.sift import Sift
+from samplers.output import Progress, SamplerOutput
+
+if TYPE_CHECKING:
+    from samplers.diffusion.search import DiffusionSearch
+
+COUNT_ARGUMENTS = ("num_images_per_prompt", "num_videos_per_prompt")
+
+
+class AttachedRun:
+    """What the calls inside an `attach` block did."""
+
+    def __init__(self) -> None:
+        self._output: SamplerOutput | None = None
+
+    @property
+    def output(self) -> SamplerOutput:
+        """Scores, seeds, cost and trace of the last pipeline call.
+
+        Raises:
+            ConfigError: the pipeline was not called yet.
+        """
+        if self._output is None:
+            raise ConfigError("No pipeline call was made inside `attach`; call the pipeline first.")
+        return self._output
+
+    def record(self, output: SamplerOutput) -> None:
+        """Keep the output of a call."""
+        self._output = output
+
+
+@contextmanager
+def attach(
+    sampler: DiffusionSearch,
+    pipe: Any,
+    *,
+    prompts: Sequence[str] | None = None,
+    seed: int = 0,
+    seeds: Sequence[Sequence[int]] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[AttachedRun]:
+    """Make calls of `pipe` inside the block search with `sampler` and return the sifted samples.
+
+    The number of candidates is the call's `num_images_per_prompt` when that is above 1, else the
+    sampler's own. Candidates draw from the call's `generator` when it is a list of one per candidate;
+    otherwise from `seeds`, or from seeds derived from a single generator's seed, or from `seed`.
+    A call with ready `prompt_embeds` has one row per candidate and one generator for each.
+
+    Args:
+        sampler: a diffusion search such as `TTSnap`.
+        pipe: a diffusers pipeline; on exit it is as before, whatever happened.
+        prompts: what to judge against, for calls that give `prompt_embeds` instead of a prompt.
+        seed: base of the candidates' seeds.
+        seeds: per prompt the seed of each candidate.
+        progress: see `samplers.output.Progress`.
+    """
+    run = AttachedRun()
+    plain_class = type(pipe)
+
+    class Sifted(plain_class):  # type: ignore[misc,valid-type]
+        """The pipeline's class with a searching `__call__`; calls look it up on the class."""
+
+        @functools.wraps(plain_class.__call__)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            call = PipelineCall.bind(self, plain_class.__call__, args, kwargs, prompts)
+            call = call.with_candidates(sampler, seed, seeds)
+            output, found = _search(sampler, call, progress)
+            run.record(found)
+            return output
+
+    Sifted.__name__, Sifted.__qualname__ = plain_class.__name__, plain_class.__qualname__
+    Sifted.__module__ = plain_class.__module__
+    pipe.__class__ = Sifted
+    try:
+        yield run
+    finally:
+        pipe.__class__ = plain_class
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineCall:
+    """A pipeline call about to be made, arguments by name and defaults filled in."""
+
+    pipe: Any
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+    prompts: tuple[str, ...]
+    seeds: tuple[tuple[int, ...], ...] = ()
+
+    @classmethod
+    def bind(
+        cls,
+        pipe: Any,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        judged_prompts: Sequence[str] | None = None,
+    ) -> PipelineCall:
+        """Read the arguments of a call; `judged_prompts` stand in for a prompt given as embeddings.
+
+        Raises:
+            ConfigError: an argument is unknown, there is no prompt, or ready latents are given.
+        """
+        try:
+            bound = inspect.signature(function).bind(pipe, *args, **kwargs)
+        except TypeError as error:
+            raise ConfigError(f"{type(pipe).__name__} cannot be called so: {error}.") from error
+        bound.apply_defaults()
+        arguments = dict(list(bound.arguments.items())[1:])
+        prompt = arguments.get("prompt") or judged_prompts
+        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt or ())
+        if not prompts:
+            raise ConfigError(
+                f"{type(pipe).__name__} was called without `prompt`; rewards judge against the "
+                "prompt, so give it as text, or as `attach(..., prompts=[...])` with embeddings."
+            )
+        if arguments.get("latents") is not None:
+            raise ConfigError(
+                "`latents` was given; a search draws each candidate's latents from its own seed. "
+                "Give `generator` instead."
+            )
+        return cls(pipe=pipe, function=function, arguments=arguments, prompts=prompts)
+
+    @property
+    def count_argument(self) -> str:
+        """Name of the argument that says how many samples to draw per prompt."""
+        for name in COUNT_ARGUMENTS:
+            if name in self.arguments:
+                return name
+        raise UnsupportedPipelineError(
+            f"{type(self.pipe).__name__} draws one sample per prompt (it takes none of "
+            f"{', '.join(COUNT_ARGUMENTS)}); use a pipeline that draws several."
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels: as given, or the pipeline's own default."""
+        default = getattr(self.pipe, "default_sample_size", 0) * self._scale_factor
+        height, width = (self.arguments.get(name) or default for name in ("height", "width"))
+        return int(height), int(width)
+
+    @property
+    def _scale_factor(self) -> int:
+        return int(getattr(self.pipe, "vae_scale_factor", 8))
+
+    def with_candidates(
+        self, sampler: DiffusionSearch, seed: int, seeds: Sequence[Sequence[int]] | None
+    ) -> PipelineCall:
+        """Settle how many candidates there are and where each draws its noise from."""
+        if self.arguments.get("prompt") is None:
+            return self._with_embedded_candidates()
+        asked = self.arguments[self.count_argument] or 1
+        count = asked if asked > 1 else sampler.num_candidates(self)
+        rows = count * len(self.prompts)
+        generator = self.arguments.get("generator")
+        generators = generator if isinstance(generator, list) else [generator] * bool(generator)
+        if len(generators) == rows:
+            return self._drawing_from(generators, count)
+        if len(generators) > 1:
+            raise ConfigError(
+                f"`generator` has {len(generators)} entries for {rows} candidates; give one per "
+                "candidate, a single one, or none."
+            )
+        base = generators[0].initial_seed() if generators else seed
+        groups = seeds or [candidate_seeds(base, i, count) for i in range(len(self.prompts))]
+        _check_seeds(groups, len(self.prompts), count)
+        return self._drawing_from(make_generators([s for group in groups for s in group]), count)
+
+    def _with_embedded_candidates(self) -> PipelineCall:
+        """Ready embeddings are repeated by some pipelines and not by others, so rows are given."""
+        generators = self.arguments.get("generator")
+        given = len(generators) if isinstance(generators, list) else 0
+        if given == 0 or given % len(self.prompts):
+            raise ConfigError(
+                f"With `prompt_embeds` give `generator` as a list of one per candidate, a multiple "
+                f"of the {len(self.prompts)} prompt(s); got {given}."
+            )
+        return self._drawing_from(generators or [], given // len(self.prompts))
+
+    def _drawing_from(self, generators: list[torch.Generator], count: int) -> PipelineCall:
+        seeds = [generator.initial_seed() for generator in generators]
+        groups = tuple(tuple(seeds[i : i + count]) for i in range(0, len(seeds), count))
+        arguments = self.arguments | {"generator": generators}
+        if arguments.get("prompt") is not None:
+            arguments[self.count_argument] = count
+        return replace(self, arguments=arguments, seeds=groups)
+
+    def run(self) -> Any:
+        """Make the call."""
+        return self.function(self.pipe, **self.arguments)
+
+
+def _check_seeds(seeds: Sequence[Sequence[int]], prompts: int, count: int) -> None:
+    if len(seeds) != prompts or any(len(group) != count for group in seeds):
+        sizes = [len(group) for group in seeds]
+        raise ConfigError(
+            f"`seeds` has groups of {sizes}; give {prompts} group(s) of {count} seeds, one per "
+            "candidate."
+        )
+
+
+def _search(
+    sampler: DiffusionSearch, call: PipelineCall, progress: Progress | None
+) -> tuple[Any, SamplerOutput]:
+    """Run one pipeline call under the row gate and the scheduler observer."""
+    config = sampler.config
+    live = LiveRows(sum(len(group) for group in call.seeds))
+    plan = sampler.plan_call(call, len(call.seeds[0]))
+    height, width = call.size
+    sift = Sift(
+        prompts=call.prompts,
+        seeds=call.seeds,
+        checkpoints=sampler.checkpoints(plan.num_steps),
+        num_outputs=config.num_outputs if sampler.reward is not None else len(call.seeds[0]),
+        judge=Judge(sampler.reward, keep_previews=sampler.keep_previews),
+        previewer=Previewer(call.pipe, height, width),
+        live=live,
+        stages=plan.stages,
+        max_images=config.max_rows,
+        progress=progress,
+    )
+    with (
+        torch.no_grad(),
+        gate_denoisers(call.pipe, live, max_rows=config.max_rows) as gates,
+        observe_scheduler(
+            call.pipe.scheduler,
+            sift.on_step,
+            num_steps=lambda: num_steps_of(call.pipe),
+            live_rows=lambda: live.alive,
+        ),
+    ):
+        output = call.run()
+    sift.finish()
+    samples = output[0] if isinstance(output, tuple) else next(iter(output.values()))
+    device = getattr(call.pipe, "_execution_device", "cpu")
+    found = SamplerOutput(
+        results=sift.results(samples), cost=sift.cost(gates, device), trace=sift.trace()
+    )
+    return output, found

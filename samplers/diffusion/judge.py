@@ -1,0 +1,114 @@
+"""Judging candidates: decode the latents, ask the rewards, combine their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from rewards.combine import CompositeReward, rank_sum
+from rewards.protocol import Reward, call_reward, reward_name
+from torch import Tensor
+
+from gensift.cost import Stopwatch
+from samplers.diffusion.preview import Previewer
+
+THUMBNAIL = 96
+"""Longest side of a kept preview, in pixels."""
+
+RewardSpec = Reward | Mapping[str, Reward] | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Scores of some rows.
+
+    Attributes:
+        scores: per reward, float32 `(rows,)` on the CPU.
+        thumbnails: one small picture per row, or empty.
+    """
+
+    scores: dict[str, Tensor]
+    thumbnails: list[Image.Image] = field(default_factory=list)
+
+
+class Judge:
+    """Scores latents with one or several rewards, in batches of `max_images`.
+
+    Several rewards are combined by rank sum among the living candidates of a prompt, as TTSnap does;
+    a `CompositeReward` brings its own rule.
+
+    Attributes:
+        decodes: pictures decoded so far.
+        reward_calls: pictures scored so far, per reward.
+        stopwatch: seconds spent in "decode" and "reward".
+    """
+
+    def __init__(self, reward: RewardSpec, *, keep_previews: bool = False) -> None:
+        self._parts, self._combine = _parts_of(reward)
+        self._keep_previews = keep_previews
+        self.decodes = 0
+        self.reward_calls = dict.fromkeys(self._parts, 0)
+        self.stopwatch = Stopwatch()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the rewards; none when rewards are off."""
+        return tuple(self._parts)
+
+    def score(
+        self,
+        previewer: Previewer,
+        latents: Tensor,
+        prompts: Sequence[str],
+        max_images: int | None,
+        on_image: Callable[[str, int], None] = lambda event, count: None,
+    ) -> Verdict:
+        """Decode and score `latents` `(rows, ...)`, one prompt per row."""
+        scores: dict[str, list[Tensor]] = {name: [] for name in self._parts}
+        thumbnails: list[Image.Image] = []
+        size = max_images or len(latents)
+        for start in range(0, len(latents), size):
+            part, texts = latents[start : start + size], prompts[start : start + size]
+            with self.stopwatch.part("decode"):
+                images = previewer.decode(part)
+            self.decodes += len(part)
+            on_image("decode", len(part))
+            for name, reward in self._parts.items():
+                with self.stopwatch.part("reward"):
+                    scores[name].append(call_reward(reward, images, texts))
+                self.reward_calls[name] += len(part)
+            on_image("reward", len(part))
+            if self._keep_previews:
+                thumbnails += [_thumbnail(image) for image in images]
+        return Verdict({name: torch.cat(values) for name, values in scores.items()}, thumbnails)
+
+    def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """One score per living candidate of one prompt; non-finite ones become -inf."""
+        combined = self._combine(scores)
+        return torch.where(torch.isfinite(combined), combined, -torch.inf)
+
+
+def _parts_of(
+    reward: RewardSpec,
+) -> tuple[dict[str, Reward], Callable[[Mapping[str, Tensor]], Tensor]]:
+    if reward is None:
+        return {}, rank_sum
+    if isinstance(reward, CompositeReward):
+        # Scored part by part, so that its rule sees all candidates of a prompt, not one batch.
+        return dict(reward.parts), reward.combine
+    parts = dict(reward) if isinstance(reward, Mapping) else {reward_name(reward): reward}
+    return parts, _only if len(parts) == 1 else rank_sum
+
+
+def _only(scores: Mapping[str, Tensor]) -> Tensor:
+    return next(iter(scores.values()))
+
+
+def _thumbnail(image: Tensor) -> Image.Image:
+    pixels: Any = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    return picture

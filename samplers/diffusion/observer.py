@@ -1,0 +1,189 @@
+"""Watching a pipeline's denoising loop at `scheduler.step`.
+
+This is where guidance is complete, signs are settled and every pipeline passes by; several have no
+usable step callback of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, is_dataclass, replace
+from functools import cached_property
+from types import MethodType
+from typing import Any
+
+import torch
+
+from gensift.errors import ConfigError
+from samplers.diffusion.prediction import SchedulerStep, original_sample_estimate, sigma_of
+
+
+@dataclass(frozen=True, eq=False)
+class StepEvent:
+    """One finished scheduler step. Tensors have all rows of the loop, dead ones included.
+
+    Where the loop carries guidance groups too (DiT), the candidates are the first rows.
+
+    Attributes:
+        step_index: 0-based number of the scheduler call in this run.
+        num_inference_steps: scheduler calls in this run (PNDM and Heun make more than were asked).
+        timestep: the scheduler's own time value.
+        sample: latents before the step `(rows, ...)`.
+        model_output: guided network output `(rows, ...)`.
+        latents: latents after the step `(rows, ...)`.
+        live_rows: candidates still alive when the step was made, or None where nobody said.
+    """
+
+    step_index: int
+    num_inference_steps: int
+    timestep: Any
+    sample: torch.Tensor
+    model_output: torch.Tensor
+    latents: torch.Tensor
+    live_rows: tuple[int, ...] | None
+    _estimate: Callable[[], torch.Tensor] = field(repr=False)
+    _sigma: Callable[[], float] = field(repr=False)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether `latents` are what the pipeline decodes."""
+        return self.step_index == self.num_inference_steps - 1
+
+    @cached_property
+    def sigma(self) -> float:
+        """Noise level of `sample`, see `samplers.diffusion.prediction.sigma_of`."""
+        return self._sigma()
+
+    @cached_property
+    def pred_original_sample(self) -> torch.Tensor:
+        """The x0 estimate in latent space, float32 `(rows, ...)`; costs nothing until read.
+
+        Raises:
+            UnsupportedPipelineError: the scheduler has no known x0.
+        """
+        return self._estimate()
+
+
+OnStep = Callable[[StepEvent], torch.Tensor | None]
+
+
+@contextmanager
+def observe_scheduler(
+    scheduler: Any,
+    on_step: OnStep,
+    *,
+    num_steps: Callable[[], int] | None = None,
+    live_rows: Callable[[], tuple[int, ...] | None] | None = None,
+) -> Iterator[None]:
+    """Call `on_step` after every `scheduler.step`; a tensor it returns replaces the new latents.
+
+    `scheduler.step` is as before on exit, also by an exception. Blocks nest: the inner one sees
+    what the outer one made of the step.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        on_step: gets a `StepEvent`.
+        num_steps: returns the scheduler calls in the current run; default `len(timesteps)`, which
+            is too many where a pipeline stops early or starts late (`denoising_end`, `strength`).
+        live_rows: returns what `StepEvent.live_rows` is to say.
+    """
+    outer = vars(scheduler).get("step")
+    watcher = _Watcher(scheduler, on_step, num_steps, live_rows)
+    scheduler.step = MethodType(_watched_step(scheduler, scheduler.step, watcher), scheduler)
+    try:
+        yield
+    finally:
+        del scheduler.step
+        if outer is not None:
+            scheduler.step = outer
+
+
+def keep_rows(latents: torch.Tensor, order: Sequence[int], num_rows: int) -> torch.Tensor:
+    """The rows `order` of latents, in that order, for each guidance group that the loop carries.
+
+    Returned from `on_step` on the last step, the pipeline decodes just these.
+
+    Args:
+        latents: `(groups * num_rows, ...)`.
+        order: candidate rows to hand on, best first.
+        num_rows: candidates in the run.
+
+    Returns:
+        `(groups * len(order), ...)`.
+
+    Raises:
+        ConfigError: the size is no multiple of `num_rows`, or `order` is empty or out of range.
+    """
+    groups, rest = divmod(latents.shape[0], num_rows)
+    if rest or groups == 0:
+        raise ConfigError(
+            f"Latents have {latents.shape[0]} rows, not a multiple of {num_rows} candidates."
+        )
+    if not order or min(order) < 0 or max(order) >= num_rows:
+        raise ConfigError(f"Cannot hand on rows {list(order)}; choose among 0..{num_rows - 1}.")
+    rows = [row + group * num_rows for group in range(groups) for row in order]
+    return latents.index_select(0, torch.tensor(rows, device=latents.device))
+
+
+class _Watcher:
+    """Counts the steps of a run and turns each into an event."""
+
+    def __init__(
+        self,
+        scheduler: Any,
+        on_step: OnStep,
+        num_steps: Callable[[], int] | None,
+        live_rows: Callable[[], tuple[int, ...] | None] | None,
+    ) -> None:
+        self._on_step = on_step
+        self._num_steps = num_steps or (lambda: len(scheduler.timesteps))
+        self._live_rows = live_rows or (lambda: None)
+        self._step_index = 0
+
+    def __call__(self, step: SchedulerStep) -> Any:
+        latents = step.output[0]
+        event = StepEvent(
+            step_index=self._step_index,
+            num_inference_steps=self._num_steps(),
+            timestep=step.timestep,
+            sample=step.sample,
+            model_output=step.model_output,
+            latents=latents,
+            live_rows=self._live_rows(),
+            _estimate=original_sample_estimate(step),
+            _sigma=sigma_of(step),
+        )
+        # A second run inside the same block starts over.
+        self._step_index = 0 if event.is_last else self._step_index + 1
+        replacement = self._on_step(event)
+        return step.output if replacement is None else _with_latents(step.output, replacement)
+
+
+def _watched_step(
+    scheduler: Any, inner: Callable[..., Any], watcher: Callable[[SchedulerStep], Any]
+) -> Callable[..., Any]:
+    # Pipelines look for `eta` and `generator` in the signature, so it must show through.
+    @functools.wraps(type(scheduler).step)
+    def step(
+        self: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        # A deep copy carries this method too, and must step itself, unwatched.
+        if self is not scheduler:
+            return type(self).step(self, model_output, timestep, sample, *args, **kwargs)
+        output = inner(model_output, timestep, sample, *args, **kwargs)
+        return watcher(SchedulerStep(self, model_output, timestep, sample, output))
+
+    return step
+
+
+def _with_latents(output: Any, latents: torch.Tensor) -> Any:
+    if isinstance(output, tuple):
+        return (latents, *output[1:])
+    if is_dataclass(output) and not isinstance(output, type):
+        return replace(output, prev_sample=latents)
+    raise ConfigError(
+        f"scheduler.step returned {type(output).__name__}; a tuple or a diffusers output dataclass "
+        "is needed to replace its latents."
+    )

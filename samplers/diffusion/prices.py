@@ -1,0 +1,78 @@
+"""Measuring what a denoising step and a verdict cost, on this pipeline and this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gensift.randomness import candidate_seeds, make_generators
+from samplers.diffusion.attach import PipelineCall
+from samplers.diffusion.judge import Judge, RewardSpec
+from samplers.diffusion.preview import Previewer
+from samplers.diffusion.schedule import Prices
+
+Meter = Callable[[Callable[[], Any]], tuple[Any, float]]
+_ROWS = 4
+_SHORT, _LONG = 2, 5
+
+
+def measure_prices(
+    call: PipelineCall, reward: RewardSpec, unit: Literal["flops", "seconds"]
+) -> Prices:
+    """Run a few steps of a few candidates and read off the marginal cost of each part.
+
+    The step price is the difference between a longer and a shorter run, so what a call costs once
+    (prompt encoding, the last decode) cancels out. Costs about 30 candidate steps and 8 verdicts.
+    """
+    meter = _count_flops if unit == "flops" else _time
+    seeds = candidate_seeds(0, 0, _ROWS)
+    probe = {call.count_argument: _ROWS, "output_type": "latent", "prompt": call.prompts[0]}
+
+    def run(steps: int) -> Any:
+        # Some pipelines take the schedule as a list; a probe only needs its length.
+        arguments = call.arguments | probe | {"num_inference_steps": steps}
+        arguments |= {name: None for name in ("timesteps", "sigmas") if name in arguments}
+        arguments["generator"] = make_generators(seeds)
+        with torch.no_grad():
+            output = replace(call, arguments=arguments).run()
+        return output[0] if isinstance(output, tuple) else next(iter(output.values()))
+
+    run(_SHORT)  # warm-up: first calls allocate and choose kernels
+    _, short = meter(lambda: run(_SHORT))
+    latents, long = meter(lambda: run(_LONG))
+    step = max(long - short, 0.0) / ((_LONG - _SHORT) * _ROWS)
+    return Prices(step=step, verdict=_verdict_price(call, reward, latents, meter))
+
+
+def _verdict_price(
+    call: PipelineCall, reward: RewardSpec, latents: torch.Tensor, meter: Meter
+) -> float:
+    judge = Judge(reward)
+    if not judge.names:
+        return 0.0
+    previewer = Previewer(call.pipe, *call.size)
+
+    def score() -> Any:
+        return judge.score(previewer, latents, [call.prompts[0]] * len(latents), None)
+
+    score()
+    return meter(score)[1] / len(latents)
+
+
+def _time(run: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - start
+
+
+def _count_flops(run: Callable[[], Any]) -> tuple[Any, float]:
+    with FlopCounterMode(display=False) as counter:
+        result = run()
+    return result, float(counter.get_total_flops())

@@ -1,0 +1,231 @@
+"""What all searches over diffusion candidates share: options, planning, and the call itself."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from gensift.config import check, from_dict, option, to_dict
+from gensift.cost import Cost
+from gensift.errors import ConfigError
+from gensift.pipelines.loading import call_defaults
+from samplers.diffusion.attach import PipelineCall, attach
+from samplers.diffusion.guidance import guidance_rows
+from samplers.diffusion.judge import Judge, RewardSpec
+from samplers.diffusion.schedule import (
+    Checkpoint,
+    PlannedStage,
+    Prices,
+    denoising_steps,
+    largest_search,
+    plan_stages,
+    verdicts,
+)
+from samplers.output import Progress, SamplerOutput
+
+BudgetUnit = Literal["nfe", "flops", "seconds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Options that every diffusion search has."""
+
+    num_candidates: int | None = option(
+        None, minimum=1, help="candidates per prompt; default 16, or what the budget allows"
+    )
+    num_outputs: int = option(1, minimum=1, help="samples returned per prompt, best first")
+    budget: float | None = option(
+        None, minimum=0, help="most that the search for one prompt may cost, in budget_unit"
+    )
+    budget_unit: BudgetUnit = option(
+        "nfe",
+        choices=("nfe", "flops", "seconds"),
+        help="nfe counts denoiser rows; flops and seconds are measured first, decode and reward too",
+    )
+    max_rows: int | None = option(
+        None, minimum=1, help="most denoiser rows, and pictures decoded, at a time; bounds memory"
+    )
+
+    def __post_init__(self) -> None:
+        check(self, self.problems())
+
+    def problems(self) -> list[str]:
+        """Faults between options, one phrase each."""
+        if self.num_candidates is not None and self.budget is not None:
+            return ["`num_candidates` and `budget` are both given; give one"]
+        if self.num_candidates is not None and self.num_outputs > self.num_candidates:
+            return [
+                f"`num_outputs` {self.num_outputs} exceeds `num_candidates` {self.num_candidates}"
+            ]
+        return []
+
+
+DEFAULT_CANDIDATES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a search is going to do, known before it starts.
+
+    Attributes:
+        num_candidates: per prompt.
+        num_prompts: prompts searched in one call.
+        num_steps: denoising steps of the loop.
+        guidance_rows: denoiser rows per candidate and step.
+        peak_rows: most denoiser rows in one forward pass.
+        stages: rounds of scoring, per prompt; the last one is the final verdict.
+        cost: planned work over all prompts.
+    """
+
+    num_candidates: int
+    num_prompts: int
+    num_steps: int
+    guidance_rows: int
+    peak_rows: int
+    stages: tuple[PlannedStage, ...]
+    cost: Cost
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a mapping for JSON."""
+        return to_dict(self)
+
+
+class DiffusionSearch:
+    """A search among candidates of one diffusion pipeline; see the subclasses.
+
+    Attributes:
+        reward: what judges the candidates; a mapping of several is combined by rank sum.
+        config: the options.
+        keep_previews: whether the trace holds a small picture of each candidate at each stage.
+    """
+
+    name: ClassVar[str]
+    modality: ClassVar[str] = "image"
+    pipelines: ClassVar[str] = "diffusers pipelines whose denoiser is declared"
+    config_class: ClassVar[type[SearchConfig]] = SearchConfig
+    default_model: ClassVar[str] = "shapes-flux"
+
+    def __init__(
+        self,
+        reward: RewardSpec,
+        config: SearchConfig | None = None,
+        *,
+        keep_previews: bool = False,
+        **options: Any,
+    ) -> None:
+        """Give either a ready `config` or its fields as `options`.
+
+        Raises:
+            ConfigError: an option is unknown or out of range, or both ways are used.
+        """
+        if config is not None and options:
+            raise ConfigError("Both `config` and single options were given; give one of them.")
+        self.config = config or from_dict(self.config_class, options)
+        self.reward = reward
+        self.keep_previews = keep_previews
+
+    def checkpoints(self, num_steps: int) -> tuple[Checkpoint, ...]:
+        """Where to prune in a loop of `num_steps`; nowhere unless a subclass says so."""
+        return ()
+
+    def __call__(
+        self,
+        pipeline: Any,
+        prompts: str | Sequence[str],
+        *,
+        seed: int = 0,
+        seeds: Sequence[Sequence[int]] | None = None,
+        progress: Progress | None = None,
+        **pipeline_kwargs: Any,
+    ) -> SamplerOutput:
+        """Search for `prompts` and return the best samples of each.
+
+        Args:
+            pipeline: a diffusers pipeline.
+            prompts: one or several; all candidates of all prompts run in one call.
+            seed: base from which the candidates' seeds derive.
+            seeds: per prompt the seed of each candidate, instead of `seed`.
+            progress: told of steps, decodes and rewards.
+            pipeline_kwargs: for the pipeline's own call; a zoo model's defaults fill in the rest.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        arguments = call_defaults(pipeline) | pipeline_kwargs
+        with attach(self, pipeline, seed=seed, seeds=seeds, progress=progress) as run:
+            pipeline(prompt=texts, **arguments)
+        return run.output
+
+    def plan(self, pipeline: Any, num_prompts: int = 1, **pipeline_kwargs: Any) -> Plan:
+        """What a call with these arguments would do and cost, without doing it.
+
+        A budget in FLOPs or seconds runs a few steps to measure the prices.
+        """
+        arguments = call_defaults(pipeline) | pipeline_kwargs
+        arguments["prompt"] = ["a"] * num_prompts
+        call = PipelineCall.bind(pipeline, type(pipeline).__call__, (), arguments)
+        return self.plan_call(call, self.num_candidates(call))
+
+    def num_candidates(self, call: PipelineCall) -> int:
+        """Candidates per prompt: as configured, or as many as the budget allows."""
+        if self.config.budget is None:
+            return self.config.num_candidates or max(DEFAULT_CANDIDATES, self.config.num_outputs)
+        steps = _count_steps(call)
+        return largest_search(
+            self.checkpoints(steps),
+            steps,
+            self.config.num_outputs,
+            self._prices(call),
+            self.config.budget,
+        )
+
+    def plan_call(self, call: PipelineCall, num_candidates: int) -> Plan:
+        """The plan of one pipeline call with `num_candidates` per prompt."""
+        steps, rows = _count_steps(call), guidance_rows(call.pipe, call.arguments)
+        checkpoints = self.checkpoints(steps)
+        outputs = self.config.num_outputs if self.reward is not None else num_candidates
+        if outputs > num_candidates:
+            raise ConfigError(
+                f"{outputs} outputs were asked for but there are {num_candidates} candidates; "
+                "raise the number of candidates."
+            )
+        stages = plan_stages(checkpoints, steps, num_candidates, outputs)
+        prompts = len(call.prompts)
+        judge = Judge(self.reward)
+        judged = verdicts(stages) * prompts if judge.names else 0
+        per_forward = num_candidates * prompts * rows
+        return Plan(
+            num_candidates=num_candidates,
+            num_prompts=prompts,
+            num_steps=steps,
+            guidance_rows=rows,
+            peak_rows=min(per_forward, self.config.max_rows or per_forward),
+            stages=stages,
+            cost=Cost(
+                nfe=denoising_steps(stages) * rows * prompts,
+                denoiser_calls=None,
+                decodes=judged + outputs * prompts,
+                reward_calls=dict.fromkeys(judge.names, judged),
+            ),
+        )
+
+    def _prices(self, call: PipelineCall) -> Prices:
+        if self.config.budget_unit == "nfe":
+            return Prices(step=guidance_rows(call.pipe, call.arguments))
+        from samplers.diffusion.prices import measure_prices
+
+        return measure_prices(call, self.reward, self.config.budget_unit)
+
+
+def _count_steps(call: PipelineCall) -> int:
+    """Denoiser calls per candidate and guidance row: the length of the scheduler's loop."""
+    arguments = call.arguments
+    custom = arguments.get("timesteps") or arguments.get("sigmas")
+    if custom is not None:
+        return len(custom)
+    # A copy: planning must not disturb a scheduler that is in use.
+    scheduler = copy.deepcopy(call.pipe.scheduler)
+    extra = {"mu": 1.0} if "mu" in inspect.signature(scheduler.set_timesteps).parameters else {}
+    scheduler.set_timesteps(arguments["num_inference_steps"], **extra)
+    return len(scheduler.timesteps)

@@ -1,0 +1,94 @@
+"""What every sampler takes part in and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from gensift.cost import Cost
+from gensift.trace import Trace
+
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(event, done, total)`; events are "denoise", "decode" and "reward"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptResult:
+    """The sifted samples of one prompt, best first.
+
+    Attributes:
+        prompt: the prompt.
+        samples: as the pipeline returns them (PIL pictures unless `output_type` says otherwise).
+        rewards: the score each sample was ranked by.
+        all_rewards: per sample the score of each single reward.
+        seeds: per sample the seed that reproduces it in a plain pipeline call.
+        first_reward: score of candidate 0 if it was finished, else None.
+        mean_reward: mean score of the finished candidates; None without a reward.
+    """
+
+    prompt: str
+    samples: Sequence[Any] = field(repr=False)
+    rewards: tuple[float, ...]
+    all_rewards: tuple[dict[str, float], ...]
+    seeds: tuple[int, ...]
+    first_reward: float | None = None
+    mean_reward: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOutput:
+    """What a sampler returns: one `PromptResult` per prompt, what it cost, and how it came about.
+
+    `images`, `samples`, `seeds` and `rewards` run over the results in the order of the prompts, best
+    first within each, so `images[0]` is the winner of the first prompt.
+    """
+
+    results: tuple[PromptResult, ...]
+    cost: Cost
+    trace: Trace
+
+    @property
+    def samples(self) -> list[Any]:
+        """All samples."""
+        return [sample for result in self.results for sample in result.samples]
+
+    @property
+    def images(self) -> list[Any]:
+        """All samples, under the name that picture pipelines use."""
+        return self.samples
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seed of each sample."""
+        return [seed for result in self.results for seed in result.seeds]
+
+    @property
+    def rewards(self) -> list[float]:
+        """Score of each sample."""
+        return [reward for result in self.results for reward in result.rewards]
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A way to spend compute on better samples.
+
+    Attributes:
+        name: registered name.
+        modality: "image", "text" or "action".
+        pipelines: what it runs on, in words.
+        config_class: frozen keyword-only dataclass of its options.
+        default_model: zoo model that is used when none is named.
+    """
+
+    name: ClassVar[str]
+    modality: ClassVar[str]
+    pipelines: ClassVar[str]
+    config_class: ClassVar[type[Any]]
+    default_model: ClassVar[str]
+
+    def __call__(
+        self, pipeline: Any, prompts: str | Sequence[str], **pipeline_kwargs: Any
+    ) -> SamplerOutput:
+        """Draw samples for `prompts`."""
+        ...

@@ -1,0 +1,10 @@
+"""All samplers by name; other packages add theirs through the entry-point group."""
+
+from __future__ import annotations
+
+from gensift.registry import Registry
+from samplers.output import Sampler
+
+SAMPLERS: Registry[type[Sampler]] = Registry("sampler", "gensift.samplers")
+SAMPLERS.register("best-of-n", "samplers.diffusion.best_of_n:BestOfN")
+SAMPLERS.register("ttsnap", "samplers.diffusion.ttsnap:TTSnap")
