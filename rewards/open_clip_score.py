@@ -1,0 +1,263 @@
+"""CLIPScore with any open_clip model: the cosine between a picture and its prompt."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from gensift.errors import ConfigError, nearest_hint
+from gensift.pipelines.loading import resolve_device
+from rewards.preprocess import Preprocess
+from rewards.protocol import Images, to_tensor
+
+_MAX_CACHED_PROMPTS = 1024
+_LOCAL, _HUB = "local-dir:", "hf-hub:"
+_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_SAFE_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+
+
+class OpenClipReward:
+    """`scale` times the cosine of image and text features.
+
+    Conventions in use: the plain cosine (`scale=1`, typically 0.2 to 0.35), torchmetrics' CLIPScore
+    100 * max(cosine, 0), and the original CLIPScore 2.5 * max(cosine, 0), whose prompts begin with
+    "A photo depicts". With `scale` 100 or 2.5 positive scores equal those; negative ones are kept,
+    so that they can still be ranked. Scores of different models or conventions are not comparable.
+
+    Source: Hessel et al. 2021, "CLIPScore", section 3.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocess: Preprocess,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        name: str = "clip-score",
+        scale: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+        differentiable: bool = False,
+    ) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: with open_clip's `encode_image` and `encode_text`; put into evaluation mode.
+            preprocess: how the model wants its pictures.
+            tokenizer: open_clip's own, from a list of prompts to ids `(prompts, context_length)`.
+            name: name in results.
+            scale: factor of the cosine.
+            dtype: that the model computes in; features are compared in float32.
+            differentiable: let gradients reach the pictures; text features never carry any.
+        """
+        self.model = model.eval()
+        self.preprocess = preprocess
+        self.tokenizer = tokenizer
+        self.name = name
+        self.scale = scale
+        self.dtype = dtype
+        self.differentiable = differentiable
+        self._texts: dict[str, Tensor] = {}
+
+    def __call__(self, images: Images, prompts: Sequence[str], /) -> Tensor:
+        """Score pictures.
+
+        Args:
+            images: float `(batch, 3, height, width)` in [0, 1], or PIL pictures, of any size; not
+                rounded to 8 bits, so a picture saved as PNG scores slightly differently.
+            prompts: one per picture; each is encoded once. A prompt longer than the model's context
+                is cut, with a warning.
+
+        Returns:
+            float32 `(batch,)` on the model's device.
+
+        Raises:
+            RewardError: bad pictures, or another number of prompts.
+        """
+        pictures = to_tensor(images, prompts)
+        texts = torch.stack([self._text(prompt) for prompt in prompts])
+        with nullcontext() if self.differentiable else torch.no_grad():
+            pixels = self.preprocess(pictures.to(texts.device)).to(self.dtype)
+            features = normalize(self.model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
+            return self.scale * (features * texts).sum(-1)
+
+    def _text(self, prompt: str) -> Tensor:
+        """Unit-length float32 text feature; encoded alone, so that no batch can change it."""
+        if prompt not in self._texts:
+            _warn_if_cut(self.tokenizer, prompt)
+            device = next(self.model.parameters()).device
+            # Outside of inference mode, whose tensors a later differentiable call could not use.
+            with torch.inference_mode(False), torch.no_grad():
+                tokens = self.tokenizer([prompt]).to(device)
+                feature = normalize(self.model.encode_text(tokens).float(), dim=-1)[0]  # type: ignore[operator]
+            if len(self._texts) >= _MAX_CACHED_PROMPTS:
+                self._texts.pop(next(iter(self._texts)))
+            self._texts[prompt] = feature
+        return self._texts[prompt]
+
+
+def _warn_if_cut(tokenizer: Any, prompt: str) -> None:
+    if hasattr(tokenizer, "encode"):  # open_clip's own, which leaves out the two marks
+        count = len(tokenizer.encode(prompt)) + 2
+    elif hasattr(tokenizer, "tokenizer"):  # a transformers tokenizer inside
+        cleaned = getattr(tokenizer, "clean_fn", str)(prompt)
+        count = len(tokenizer.tokenizer(cleaned, verbose=False).input_ids)
+    else:
+        return
+    excess = count - tokenizer.context_length
+    if excess > 0:
+        warnings.warn(
+            f"Prompt {shorten(prompt, 60)!r} has {count} tokens, {excess} more than the reward "
+            f"model reads ({tokenizer.context_length}); its end does not count in the score.",
+            stacklevel=2,
+        )
+
+
+def load_clip_score(
+    model: str = "ViT-L-14",
+    pretrained: str = "openai",
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    scale: float = 1.0,
+    differentiable: bool = False,
+    allow_pickle: bool = False,
+    name: str = "clip-score",
+) -> OpenClipReward:
+    """Load an open_clip model as a reward.
+
+    The default is the model that the FK steering repository scores with.
+
+    Args:
+        model: an open_clip architecture, a folder with `open_clip_config.json` (also as
+            `local-dir:PATH`), or a hub id as `hf-hub:OWNER/NAME`.
+        pretrained: of an architecture, its checkpoint tag or a checkpoint file; folders and hub ids
+            bring their own. QuickGELU is switched on for the tags that need it; with OpenAI's
+            weights in a file take the architecture whose name ends in `-quickgelu`.
+        device: "cpu", "cuda", "cuda:N" or "auto".
+        dtype: float32, bfloat16 or float16.
+        scale: factor of the cosine; see `OpenClipReward`.
+        differentiable: let gradients reach the pictures.
+        allow_pickle: read checkpoints other than safetensors too, with `weights_only=True`.
+        name: name in results.
+
+    Raises:
+        ConfigError: no such model or checkpoint, a pickled one, or it cannot be read.
+        DeviceError: the device is absent.
+    """
+    if dtype not in _PRECISIONS:
+        raise ConfigError(f"dtype is {dtype}; allowed: {', '.join(map(str, _PRECISIONS))}.")
+    import open_clip
+
+    target = resolve_device(device)
+    loaded, tokenizer = _create(model, pretrained, target, _PRECISIONS[dtype], allow_pickle)
+    return OpenClipReward(
+        loaded.requires_grad_(False),
+        Preprocess.from_open_clip(open_clip.get_model_preprocess_cfg(loaded)),
+        tokenizer,
+        name=name,
+        scale=scale,
+        dtype=dtype,
+        differentiable=differentiable,
+    )
+
+
+def _create(
+    model: str, pretrained: str, device: str, precision: str, allow_pickle: bool
+) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
+    """The model, with its weights, and its tokenizer."""
+    import open_clip
+
+    if model not in open_clip.list_models() and Path(model).is_dir():
+        model = _LOCAL + model
+    has_own_weights = model.startswith((_LOCAL, _HUB))
+    try:
+        tag = {} if has_own_weights else _tag_config(model, pretrained)
+        _refuse_pickle(_weight_files(model, pretrained, tag), allow_pickle)
+        loaded = open_clip.create_model(
+            model,
+            None if has_own_weights else pretrained,
+            precision=precision,
+            device=device,
+            force_quick_gelu=bool(tag.get("quick_gelu")),
+            require_pretrained=True,
+            weights_only=True,
+        )
+        return loaded, open_clip.get_tokenizer(model)
+    except ConfigError:
+        raise
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"open_clip model {model!r} cannot be loaded: {reason}. Check the name, the network, "
+            "or that the files are complete."
+        ) from error
+
+
+def _tag_config(model: str, pretrained: str) -> dict[str, Any]:
+    """open_clip's entry for a checkpoint tag; empty when `pretrained` is a file."""
+    import open_clip
+
+    known = open_clip.list_models()
+    if model.replace("/", "-") not in known:
+        raise ConfigError(
+            f"{model!r} is neither an open_clip architecture nor a folder."
+            f"{nearest_hint(model, known)} Give an architecture, a folder with "
+            "open_clip_config.json, or hf-hub:OWNER/NAME."
+        )
+    tag: dict[str, Any] = open_clip.get_pretrained_cfg(model.replace("/", "-"), pretrained)
+    if not tag and not Path(pretrained).is_file():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model.replace("/", "-")))
+        raise ConfigError(
+            f"{pretrained!r} is neither a checkpoint tag of {model!r} nor a file. "
+            f"Tags: {tags or 'none'}."
+        )
+    return tag
+
+
+def _weight_files(model: str, pretrained: str, tag: dict[str, Any]) -> list[str]:
+    """The files that open_clip may read its weights from, downloaded if need be."""
+    from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
+
+    if model.startswith(_HUB):
+        return [download_pretrained_from_hf(model.removeprefix(_HUB))]
+    if not model.startswith(_LOCAL):
+        return [download_pretrained(tag) if tag else pretrained]
+    folder = Path(model.removeprefix(_LOCAL))
+    preferred = [folder / name for name in _SAFE_NAMES if (folder / name).is_file()]
+    found = preferred[:1] or [
+        path for suffix in ("safetensors", "bin", "pth") for path in folder.glob(f"*.{suffix}")
+    ]
+    if not (folder / "open_clip_config.json").is_file() or not found:
+        raise ConfigError(
+            f"Folder {str(folder)!r} is no open_clip model; it needs open_clip_config.json and "
+            f"{_SAFE_NAMES[0]}."
+        )
+    return [str(path) for path in found]
+
+
+def _refuse_pickle(files: list[str], allow_pickle: bool) -> None:
+    pickled = [file for file in files if not file.endswith(".safetensors")]
+    if pickled and not allow_pickle:
+        raise ConfigError(
+            f"Checkpoint {pickled[0]!r} is not safetensors, and only those are read; convert it, "
+            "or set allow_pickle=True if you trust where it comes from."
+        )

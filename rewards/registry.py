@@ -1,0 +1,84 @@
+"""All rewards by name, and loading one; other packages add theirs through the entry-point group."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from gensift.errors import ConfigError, MissingExtraError, UnknownNameError, nearest_hint
+from gensift.registry import Registry
+
+if TYPE_CHECKING:
+    from rewards.protocol import Reward
+
+# What is registered are loaders: `loader(*, device, **options) -> Reward`.
+REWARDS: Registry[Callable[..., Reward]] = Registry("reward", "gensift.rewards")
+REWARDS.register("clip-score", "rewards.open_clip_score:load_clip_score")
+REWARDS.register("shapes-clip", "rewards.shapes:shapes_clip")
+REWARDS.register("shapes-verifier", "rewards.shapes:shapes_verifier")
+
+
+def load_reward(spec: str, *, device: str = "cpu", **options: Any) -> Reward:
+    """Load a reward.
+
+    Args:
+        spec: a registered name, or `module:function` for a reward of one's own; the module must be
+            importable, and `function` is called with pictures and prompts.
+        device: where a model runs; a reward from `module:function` decides for itself.
+        options: passed on to the loader of a registered reward, such as `scale` of `clip-score`.
+
+    Raises:
+        UnknownNameError: no reward is registered under this name.
+        MissingExtraError: the module cannot be imported.
+        ConfigError: the module has no such function, or the loader refuses an option.
+    """
+    if ":" in spec:
+        if options:
+            raise ConfigError(
+                f"Reward {spec!r} takes no options, but {', '.join(options)} came; set them in "
+                "its module."
+            )
+        return _import_reward(spec)
+    try:
+        loader = REWARDS.get(spec)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error} For your own, give module:function.") from error
+    _check_options(spec, loader, options)
+    return loader(device=device, **options)
+
+
+def _check_options(name: str, loader: Callable[..., Reward], options: dict[str, Any]) -> None:
+    signature = inspect.signature(loader)
+    try:
+        signature.bind(device="cpu", **options)
+    except TypeError as error:
+        known = [option for option in signature.parameters if option != "device"]
+        raise ConfigError(
+            f"Reward {name!r} was given the options {', '.join(options) or 'none'}: {error}. "
+            f"It takes: {', '.join(known) or 'none'}."
+        ) from error
+
+
+def _import_reward(spec: str) -> Reward:
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute or module_name.startswith("."):
+        raise ConfigError(f"Reward {spec!r} is malformed; write module:function.")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, SyntaxError) as error:
+        raise MissingExtraError(
+            f"Reward {spec!r}: module {module_name!r} cannot be imported ({error}); install it, or "
+            "put its folder on PYTHONPATH."
+        ) from error
+    found = getattr(module, attribute, None)
+    if found is None:
+        hint = nearest_hint(attribute, vars(module))
+        raise ConfigError(f"Reward {spec!r}: {module_name!r} has no {attribute!r}.{hint}")
+    if isinstance(found, type) or not callable(found):
+        raise ConfigError(
+            f"Reward {spec!r} is a {'class' if isinstance(found, type) else type(found).__name__}; "
+            "name a function, or an object, that is called with pictures and prompts."
+        )
+    return cast("Reward", found)
