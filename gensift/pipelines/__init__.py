@@ -1,0 +1,1 @@
+"""Loading pipelines: zoo models, local folders and hub ids alike."""

@@ -1,0 +1,155 @@
+"""Loading a pipeline by zoo name, local folder or hub id, and the call arguments it needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gensift.errors import ConfigError, DeviceError, MissingExtraError, nearest_hint
+from gensift.zoo.catalog import ZOO, model_folder
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+CALL_DEFAULTS = "gensift.json"
+"""File in a model folder that holds keyword arguments its pipeline call needs."""
+
+
+def load_pipeline(
+    name_or_path: str | Path,
+    *,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    attention_backend: str | None = None,
+    cpu_offload: bool = False,
+) -> DiffusionPipeline:
+    """Load a diffusers pipeline.
+
+    Args:
+        name_or_path: a zoo name, a local model folder, or a hub id such as
+            "black-forest-labs/FLUX.1-dev".
+        dtype: "auto" is float32 on a CPU and bfloat16 on a GPU.
+        device: "auto" takes a GPU when there is one.
+        attention_backend: name that diffusers' `set_attention_backend` knows.
+        cpu_offload: keep each component on the CPU while it is not used; needs a GPU.
+
+    Raises:
+        ConfigError: there is no such model, or it is not a pipeline.
+        DeviceError: the device is absent.
+    """
+    target = resolve_device(device)
+    if cpu_offload and target == "cpu":
+        raise DeviceError("cpu_offload moves parts off a GPU, but the device is cpu; leave it out.")
+    pipe = _from_pretrained(_locate(str(name_or_path)), _resolve_dtype(dtype, target))
+    if attention_backend is not None:
+        _set_attention_backend(pipe, attention_backend)
+    if cpu_offload:
+        pipe.enable_model_cpu_offload(device=target)
+    else:
+        pipe.to(target)
+    return pipe
+
+
+def call_defaults(pipeline: Any) -> dict[str, Any]:
+    """Keyword arguments that the pipeline's model folder asks for (size, steps, guidance).
+
+    Read from the folder's `gensift.json`; empty for models without one.
+    """
+    folder = Path(str(getattr(pipeline, "config", {}).get("_name_or_path") or "."))
+    file = folder / CALL_DEFAULTS
+    if not (folder / "model_index.json").is_file() or not file.is_file():
+        return {}
+    defaults: dict[str, Any] = json.loads(file.read_text())
+    return defaults
+
+
+def resolve_device(name: str) -> str:
+    """Turn "auto" into a device and check that a named one is there.
+
+    Raises:
+        DeviceError: the device is absent or its name means nothing to torch.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"Device {name!r} is unknown; use cpu, cuda, cuda:N or mps.") from error
+    missing = {
+        "cuda": not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count(),
+        "mps": not torch.backends.mps.is_available(),
+    }.get(device.type, False)
+    if missing:
+        raise DeviceError(f"Device {name!r} was asked for but is absent here; use --device cpu.")
+    return name
+
+
+def _resolve_dtype(dtype: Dtype, device: str) -> Any:
+    import torch
+
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise ConfigError(f"dtype {dtype!r} is unknown; use auto, {', '.join(known)}.")
+    return known[dtype]
+
+
+def _locate(name: str) -> str:
+    """The folder of a zoo model or a local folder; a hub id is left as it is."""
+    folder = model_folder(name) if name in ZOO else Path(name)
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise ConfigError(
+                f"{name!r} is no diffusers pipeline: {folder} has no model_index.json. Give a "
+                "folder that `save_pretrained` of a pipeline wrote."
+            )
+        return str(folder)
+    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if not is_hub_id:
+        raise ConfigError(
+            f"Model {name!r} is neither a zoo model nor a folder nor a hub id (owner/name)."
+            f"{nearest_hint(name, ZOO)} Zoo: {', '.join(ZOO)}."
+        )
+    return name
+
+
+def _from_pretrained(location: str, dtype: Any) -> Any:
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.from_pretrained(location, torch_dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"Model {location!r} cannot be loaded: {reason}. Check the name, the network, or that "
+            "the folder is complete."
+        ) from error
+    except ImportError as error:
+        raise MissingExtraError(f"Model {location!r} needs a missing package: {error}.") from error
+
+
+def _set_attention_backend(pipe: Any, name: str) -> None:
+    if name == "xformers":
+        from gensift.pipelines.attention import require_xformers
+
+        require_xformers(next(iter(_denoisers(pipe))).device)
+    for denoiser in _denoisers(pipe):
+        if not hasattr(denoiser, "set_attention_backend"):
+            raise ConfigError(f"{type(denoiser).__name__} has no choice of attention backend.")
+        try:
+            denoiser.set_attention_backend(name)
+        except (ValueError, RuntimeError, ImportError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(f"Attention backend {name!r} cannot be used: {reason}") from error
+
+
+def _denoisers(pipe: Any) -> list[Any]:
+    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unet")]
+    return [module for module in found if module is not None]
+
+

@@ -1,0 +1,65 @@
+"""The zoo: tiny models that ship with gensift, their tasks and their recipes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gensift.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZooEntry:
+    """One embedded model.
+
+    Attributes:
+        name: also the name of its folder.
+        family: class that it is a real member of.
+        task: what it does, in words.
+        train: lazy `module:function(folder, steps)` that trains it and returns the finished folder.
+        evaluate: lazy `module:function()` that returns its figures as a dict.
+    """
+
+    name: str
+    family: str
+    task: str
+    train: str
+    evaluate: str
+
+
+ZOO: dict[str, ZooEntry] = {
+    entry.name: entry
+    for entry in (
+        ZooEntry(
+            name="shapes-flux",
+            family="FluxPipeline",
+            task="text -> 64x64 scene of coloured shapes",
+            train="gensift.zoo.recipes.shapes_flux:publish",
+            evaluate="gensift.zoo.evaluation.shapes_flux:evaluate",
+        ),
+        ZooEntry(
+            name="shapes-clip",
+            family="open_clip CLIP",
+            task="score of a scene against a prompt",
+            train="gensift.zoo.recipes.shapes_clip:publish",
+            evaluate="gensift.zoo.evaluation.shapes_clip:evaluate",
+        ),
+    )
+}
+
+
+def model_folder(name: str) -> Path:
+    """Folder of an embedded model.
+
+    Raises:
+        ConfigError: no such model, or its weights are missing.
+    """
+    if name not in ZOO:
+        raise ConfigError(f"{name!r} is not a zoo model. Zoo: {', '.join(ZOO)}.")
+    folder = Path(__file__).parent / "models" / name
+    if not folder.is_dir():
+        raise ConfigError(
+            f"The weights of zoo model {name!r} are missing from {folder}; reinstall gensift or "
+            f"train it: gensift zoo train {name}."
+        )
+    return folder

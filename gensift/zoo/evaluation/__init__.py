@@ -1,0 +1,1 @@
+"""Measuring zoo models on held-out prompts."""

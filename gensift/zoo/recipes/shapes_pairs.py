@@ -1,0 +1,195 @@
+"""Training pairs of `shapes-clip`: pictures, the prompts true of them, and near misses.
+
+A third of the pictures are wrong on purpose (odd collections, half-erased, two-coloured or doubled
+objects), half are blurred by the autoencoder as generated pictures are. Only training prompts occur.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import trange
+
+from gensift.zoo.recipes.shapes_latents import draw_scenes
+from gensift.zoo.shapes.grammar import KINDS, RELATIONS, Meaning, true_meanings
+from gensift.zoo.shapes.scenes import place
+from gensift.zoo.shapes.split import training_meanings
+from gensift.zoo.shapes.world import (
+    BACKGROUND,
+    COLOURS,
+    SHAPES,
+    Scene,
+    render,
+    shape_mask,
+)
+
+PICTURES = 32_768
+SEED = 41
+TRUE, NEAR = 6, 4
+_WRONG_SHARE = 0.35
+_DECODED_SHARE = 0.5
+_MAX_LATENT_NOISE = 0.3
+_BATCH = 64
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pool of pictures.
+
+    Attributes:
+        pictures: uint8 `(pictures, 3, 64, 64)`.
+        true: int64 `(pictures, 6)`, training prompts that are true of each; -1 pads.
+        near: int64 `(pictures, 4)`, training prompts that are nearly, but not, true.
+    """
+
+    pictures: Tensor
+    true: Tensor
+    near: Tensor
+
+
+def near_misses(meaning: Meaning, rng: np.random.Generator) -> list[Meaning]:
+    """Prompts that differ from `meaning` in one attribute, shuffled."""
+    colours = [(c, meaning.first[1]) for c in COLOURS]
+    shapes = [(meaning.first[0], s) for s in SHAPES]
+    found = [
+        Meaning(kind, meaning.count, meaning.relation, meaning.second) for kind in colours + shapes
+    ]
+    if meaning.second is None:
+        found += [Meaning(meaning.first, number) for number in (1, 2, 3, 4)]
+    else:
+        back = meaning.reversed()
+        others = [(c, back.first[1]) for c in COLOURS] + [(back.first[0], s) for s in SHAPES]
+        found += [Meaning(meaning.first, 1, meaning.relation, kind) for kind in others]
+        # Relations twice: they are the hardest to learn and the fewest among the edits.
+        found += 2 * [Meaning(meaning.first, 1, r, meaning.second) for r in RELATIONS]
+        swapped = (meaning.second[0], meaning.first[1]), (meaning.first[0], meaning.second[1])
+        found.append(Meaning(swapped[0], 1, meaning.relation, swapped[1]))
+    rng.shuffle(found)  # type: ignore[arg-type]
+    return [other for other in found if other.first != other.second]
+
+
+def odd_collection(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The objects of `scene` with one more, or one fewer, or one of another kind."""
+    kinds = [thing.kind for thing in scene]
+    change = rng.integers(3)
+    stranger = KINDS[rng.integers(len(KINDS))]
+    if change == 0 and len(kinds) > 1:
+        kinds.pop(rng.integers(len(kinds)))
+    elif change == 1 and len(kinds) > 1:
+        kinds[rng.integers(len(kinds))] = stranger
+    else:
+        kinds.append(kinds[0] if rng.random() < 0.5 else stranger)
+    return place(kinds, rng)
+
+
+def spoil(picture: Picture, scene: Scene, rng: np.random.Generator) -> Picture:
+    """Damage one object so that no prompt is true any more."""
+    thing = scene[rng.integers(len(scene))]
+    result = picture.copy()
+    box = result[thing.top : thing.top + thing.size, thing.left : thing.left + thing.size]
+    half = np.zeros((thing.size, thing.size), dtype=bool)
+    half[: thing.size // 2] = True
+    half = np.rot90(half, int(rng.integers(4)))
+    damage = rng.integers(3)
+    if damage == 0:
+        box[half] = BACKGROUND
+        return result
+    colour = COLOURS[str(rng.choice([c for c in COLOURS if c != thing.colour]))]
+    if damage == 1:
+        box[half & shape_mask(thing.shape, thing.size)] = colour
+        return result
+    shape = str(rng.choice([s for s in SHAPES if s != thing.shape]))
+    doubled = shape_mask(shape, thing.size) & ~shape_mask(thing.shape, thing.size)
+    box[doubled] = colour if rng.random() < 0.5 else COLOURS[thing.colour]
+    if doubled.sum() < 0.1 * thing.size**2:
+        box[half] = BACKGROUND
+    return result
+
+
+def build_pairs(vae: AutoencoderKL, cache: Path, count: int = PICTURES) -> Pairs:
+    """Make the pool, or read it from `cache` when it is there already."""
+    if not cache.exists():
+        rng = np.random.default_rng(SEED)
+        scenes, _ = draw_scenes(count, seed=SEED)
+        rows = [_row(scene, rng) for scene in scenes]
+        pictures = torch.from_numpy(np.stack([row[0] for row in rows])).permute(0, 3, 1, 2)
+        arrays = {
+            "pictures": _decode_some(pictures.contiguous(), vae),
+            "true": torch.tensor([row[1] for row in rows]),
+            "near": torch.tensor([row[2] for row in rows]),
+        }
+        aside = cache.with_suffix(".tmp")
+        save_file(arrays, aside)
+        aside.replace(cache)
+    return Pairs(**load_file(cache))
+
+
+def _row(scene: Scene, rng: np.random.Generator) -> tuple[Picture, list[int], list[int]]:
+    """One picture with the indices of its true prompts and near misses."""
+    index = _prompt_index()
+    original = true_meanings(scene)
+    misses = near_misses(original[rng.integers(len(original))], rng)
+    true = original
+    fate = rng.random()
+    if fate < _WRONG_SHARE / 2:
+        changed = odd_collection(scene, rng)
+        picture, true = render(changed), true_meanings(changed)
+    elif fate < _WRONG_SHARE:
+        picture, true = spoil(render(scene), scene, rng), []
+    else:
+        picture = render(scene)
+    # A wrong picture's nearest misses are the prompts that it was meant to fulfil.
+    misses = [m for m in original + misses if m not in true]
+    known_true = [index[m] for m in true if m in index][:TRUE]
+    known_near = [index[m] for m in misses if m in index][:NEAR]
+    known_near += [int(rng.integers(len(index))) for _ in range(NEAR - len(known_near))]
+    return picture, known_true + [-1] * (TRUE - len(known_true)), known_near
+
+
+@lru_cache(maxsize=1)
+def _prompt_index() -> dict[Meaning, int]:
+    return {meaning: position for position, meaning in enumerate(training_meanings())}
+
+
+@torch.no_grad()
+def _decode_some(pictures: Tensor, vae: AutoencoderKL) -> Tensor:
+    """Send a share of the pictures through the autoencoder, with noise on the latents."""
+    generator = torch.Generator().manual_seed(SEED)
+    rows = torch.randperm(len(pictures), generator=generator)
+    rows = rows[: int(len(rows) * _DECODED_SHARE)]
+    for start in trange(0, len(rows), _BATCH, desc="decode pictures", unit="batch"):
+        part = rows[start : start + _BATCH]
+        latents = vae.encode(pictures[part].float() / 127.5 - 1).latent_dist.mode()
+        level = torch.rand(len(part), 1, 1, 1, generator=generator) * _MAX_LATENT_NOISE
+        latents = latents + level * torch.randn(latents.shape, generator=generator)
+        decoded = vae.decode(latents).sample.clamp(-1, 1)
+        pictures[part] = ((decoded + 1) * 127.5).round().byte()
+    return pictures
+
+
+def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur and grain that leave every prompt's truth unchanged.
+
+    Args:
+        pictures: uint8 `(batch, 3, 64, 64)`.
+
+    Returns:
+        float32 in [0, 1].
+    """
+    pixels = pictures.float() / 255
+    blurred = torch.nn.functional.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+    share = torch.rand(len(pixels), 1, 1, 1, generator=generator)
+    share = (share * 2 - 1).clamp(min=0)  # half of the pictures stay sharp
+    grain = 0.04 * torch.rand(len(pixels), 1, 1, 1, generator=generator)
+    noise = torch.randn(pixels.shape, generator=generator)
+    return (pixels.lerp(blurred, share) + grain * noise).clamp(0, 1)
