@@ -1,0 +1,197 @@
+"""What `generate` can be told, on the command line or in a config file."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from apps.command_line import flag, is_repeatable
+from gensift.config import check, describe, from_dict, load_file, option, parse_overrides
+from gensift.errors import ConfigError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """Options of `generate`; in a config file they have the same names."""
+
+    sampler: str = option("ttsnap", help="How to search; --list-samplers shows all.")
+    prompt: tuple[str, ...] = option((), help="Text to generate from; repeat it for several.")
+    prompts: str | None = option(
+        None,
+        help="File of prompts: .txt (one per line, # for comments), .jsonl (key prompt) or .csv "
+        "(column prompt).",
+    )
+    model: str | None = option(
+        None, help="Zoo name, folder or hub id; by default the zoo model of the sampler."
+    )
+    reward: tuple[str, ...] = option(
+        (),
+        help="What to judge by: a name (--list-rewards) or module:function; several are combined "
+        "by rank sum. By default shapes-clip for the shapes models, else clip-score.",
+    )
+    num_candidates: int | None = option(None, minimum=1, help="Candidates per prompt.")
+    budget: str | float | None = option(
+        None,
+        help="Most that one prompt may cost, instead of a number of candidates: 2000 or 2000nfe, "
+        "3e12flops, 60s.",
+    )
+    outputs_per_prompt: int | None = option(
+        None, minimum=1, help="Pictures kept per prompt, best first; one by default."
+    )
+    steps: int | None = option(
+        None, minimum=1, help="Denoising steps; by default what the model asks for."
+    )
+    guidance_scale: float | None = option(
+        None, minimum=0, help="Strength of guidance; by default what the model asks for."
+    )
+    seed: int = option(0, minimum=0, help="Number that all randomness derives from.")
+    output: str | None = option(
+        None, help="Run folder; by default one in outputs/ named after the command."
+    )
+    dtype: Dtype = option(
+        "auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="float32, bfloat16, float16, or auto: float32 on a CPU, bfloat16 on a GPU.",
+    )
+    device: str = option("auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU when there is one.")
+    attention_backend: str | None = option(
+        None, help="Attention that diffusers shall use, such as native, flash or xformers."
+    )
+    cpu_offload: bool = option(False, help="Keep each part on the CPU while it is not in use.")
+    max_rows: int | None = option(
+        None, minimum=1, help="Most denoiser rows at a time; lower it when memory runs out."
+    )
+    override: tuple[str, ...] = option(
+        (), help="Option of the sampler as key=value; --list-samplers shows them."
+    )
+    options: dict[str, Any] = option({}, help="Options of the sampler, in a config file.")
+
+    def __post_init__(self) -> None:
+        check(self, self._problems())
+
+    def _problems(self) -> list[str]:
+        twice = sorted({name for name in self.reward if self.reward.count(name) > 1})
+        return [f"reward {name!r} is given twice; give it once" for name in twice]
+
+
+PANELS = {
+    "What to make": ("prompt", "prompts", "model", "steps", "guidance_scale", "seed"),
+    "How to search": (
+        "sampler",
+        "reward",
+        "num_candidates",
+        "budget",
+        "outputs_per_prompt",
+        "override",
+    ),
+    "How to run": (
+        "output",
+        "device",
+        "dtype",
+        "max_rows",
+        "attention_backend",
+        "cpu_offload",
+    ),
+}
+NAMES = {"num_candidates": ("--num-candidates", "-n"), "override": ("--option", "-o")}
+
+# Two ways to say the same thing: one of them on the command line replaces both in the file.
+_ALTERNATIVES = (("num_candidates", "budget"), ("prompt", "prompts"))
+
+
+def read_options(given: Mapping[str, Any], config_file: Path | None) -> GenerateOptions:
+    """Merge the options of the command line over those of a config file.
+
+    Raises:
+        ConfigError: naming every option that is unknown or out of range.
+    """
+    in_file = _read_file(config_file) if config_file is not None else {}
+    for names in _ALTERNATIVES:
+        if any(name in given for name in names):
+            in_file = {name: value for name, value in in_file.items() if name not in names}
+    try:
+        return from_dict(GenerateOptions, {**in_file, **given})
+    except ConfigError as error:
+        source = f"generate, with {config_file}" if config_file is not None else "generate"
+        raise ConfigError.from_problems(source, error.problems) from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    content = {key.replace("-", "_"): value for key, value in load_file(path).items()}
+    repeatable = {row.name for row in describe(GenerateOptions) if is_repeatable(row)}
+    return {
+        key: [value] if key in repeatable and isinstance(value, str) else value
+        for key, value in content.items()
+    }
+
+
+def sampler_fields(options: GenerateOptions, config_class: type[Any]) -> dict[str, Any]:
+    """Return what `options` set in the sampler's own config.
+
+    Raises:
+        ConfigError: if a `key=value` is malformed or says again what another option says.
+    """
+    overrides = parse_overrides(options.override, config_class)
+    named = _named_fields(options)
+    for field in named.keys() & overrides.keys():
+        raise ConfigError(
+            f"`{field}` is given both by `-o` and by an option of its own "
+            f"({', '.join(flag(name) for name in _ORIGINS[field])}); give it once."
+        )
+    return {**options.options, **overrides, **named}
+
+
+_ORIGINS = {
+    "num_candidates": ("num_candidates",),
+    "num_outputs": ("outputs_per_prompt",),
+    "max_rows": ("max_rows",),
+    "budget": ("budget",),
+    "budget_unit": ("budget",),
+}
+
+
+def _named_fields(options: GenerateOptions) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "num_candidates": options.num_candidates,
+        "num_outputs": options.outputs_per_prompt,
+        "max_rows": options.max_rows,
+    }
+    if options.budget is not None:
+        fields["budget"], fields["budget_unit"] = parse_budget(options.budget)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+_UNITS: dict[str, Sequence[str]] = {
+    "nfe": ("nfe",),
+    "flops": ("flops", "flop"),
+    "seconds": ("s", "sec", "seconds"),
+}
+_BUDGET = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+def parse_budget(text: str | float) -> tuple[float, str | None]:
+    """Read `2000`, `2000nfe`, `3e12flops` or `60s` as an amount and a unit (None: not said).
+
+    Raises:
+        ConfigError: if it is no positive amount of a known unit.
+    """
+    match = _BUDGET.fullmatch(str(text))
+    units = {short: unit for unit, shorts in _UNITS.items() for short in shorts}
+    try:
+        if match is None:
+            raise ValueError
+        amount, unit = float(match[1]), match[2].lower()
+        if not (0 < amount < math.inf) or unit not in {"", *units}:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(
+            f"`--budget` is {str(text)!r}; give a positive amount with or without a unit: 2000, "
+            "2000nfe, 3e12flops or 60s."
+        ) from None
+    return amount, units.get(unit)

@@ -1,0 +1,169 @@
+"""From options to a job that is ready to run: sampler, rewards, pipeline, folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apps.console import silence_libraries
+from apps.options import GenerateOptions, sampler_fields
+from gensift.config import config_hash, from_dict, to_dict
+from gensift.errors import RunFolderError
+from samplers.registry import SAMPLERS
+
+OUTPUTS = Path("outputs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One `generate` run, settled but not begun.
+
+    Attributes:
+        sampler_class: what searches.
+        sampler_options: its config as a mapping.
+        rewards: what judges, by name.
+        pipeline: what draws.
+        prompts: all of them, also those that an earlier run has finished.
+        seed: number that all randomness derives from.
+        call: keyword arguments of the pipeline call that differ from the model's own.
+        pipeline_call: with a seed, what reproduces a sample in a plain pipeline call.
+        config: all that decides the results but the prompts; a folder holds one such config.
+        folder: where results go.
+        command: the command line.
+    """
+
+    sampler_class: Any
+    sampler_options: Mapping[str, Any]
+    rewards: Mapping[str, Any]
+    pipeline: Any
+    prompts: Sequence[str]
+    seed: int
+    call: Mapping[str, Any]
+    pipeline_call: Mapping[str, Any]
+    config: Mapping[str, Any]
+    folder: Path
+    command: str
+
+    def make_sampler(self, **changes: Any) -> Any:
+        """The sampler, with `changes` to its options."""
+        options = {**self.sampler_options, **changes}
+        return self.sampler_class(reward=self.rewards, keep_previews=True, **options)
+
+
+def check_output(path: str | None) -> None:
+    """Refuse a run folder that cannot be made, before anything heavy is loaded.
+
+    Raises:
+        RunFolderError: if a file is in the way or the folder is not writable.
+    """
+    folder = Path(path) if path is not None else OUTPUTS
+    existing = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    if not existing.is_dir():
+        reason = f"{str(existing)!r} is not a folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"{str(existing)!r} is not writable"
+    else:
+        return
+    raise RunFolderError(
+        f"Output folder {str(folder)!r} cannot be made: {reason}; choose another with --output."
+    )
+
+
+def prepare(options: GenerateOptions, prompts: Sequence[str], command: str) -> Job:
+    """Check everything that can be checked, cheap things first, and load what is needed.
+
+    Raises:
+        GensiftError: at the first thing that is wrong.
+    """
+    sampler_class: Any = SAMPLERS.get(options.sampler)
+    config = from_dict(
+        sampler_class.config_class, sampler_fields(options, sampler_class.config_class)
+    )
+    model = options.model or sampler_class.default_model
+    reward_names = options.reward or (default_reward(model),)
+    _check_reward_names(reward_names)
+    pipeline, rewards = _load(options, model, reward_names)
+    call, pipeline_call, guidance = _pipeline_call(options, pipeline)
+    sampler_options = to_dict(config)
+    decisive = {
+        "sampler": options.sampler,
+        # Micro-batching changes no result, and resuming with less memory must stay possible.
+        "options": {name: v for name, v in sampler_options.items() if name != "max_rows"},
+        "model": model,
+        "rewards": list(reward_names),
+        "seed": options.seed,
+        "steps": pipeline_call.get("num_inference_steps"),
+        "guidance_scale": pipeline_call.get(guidance),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+    }
+    return Job(
+        sampler_class=sampler_class,
+        sampler_options=sampler_options,
+        rewards=rewards,
+        pipeline=pipeline,
+        prompts=prompts,
+        seed=options.seed,
+        call=call,
+        pipeline_call=pipeline_call,
+        config=decisive,
+        folder=Path(options.output) if options.output else default_folder(decisive, prompts),
+        command=command,
+    )
+
+
+def default_reward(model: str) -> str:
+    """The reward that fits a model when none is named."""
+    from gensift.zoo.catalog import ZOO
+
+    return "shapes-clip" if model in ZOO and model.startswith("shapes-") else "clip-score"
+
+
+def default_folder(config: Mapping[str, Any], prompts: Sequence[str]) -> Path:
+    """A folder for this very command, so that no other command writes into it."""
+    slug = re.sub(r"[^a-z0-9]+", "-", prompts[0].lower())[:40].strip("-") or "prompt"
+    digits = config_hash({"config": config, "prompts": list(prompts)})[:8]
+    return OUTPUTS / f"{config['sampler']}-{slug}-{digits}"
+
+
+def _check_reward_names(names: Sequence[str]) -> None:
+    from rewards.registry import REWARDS
+
+    for name in names:
+        if ":" not in name:
+            REWARDS.get(name)
+
+
+def _load(
+    options: GenerateOptions, model: str, reward_names: Sequence[str]
+) -> tuple[Any, dict[str, Any]]:
+    from gensift.pipelines.loading import load_pipeline, resolve_device
+    from rewards.registry import load_reward
+
+    device = resolve_device(options.device)
+    silence_libraries()
+    pipeline = load_pipeline(
+        model,
+        dtype=options.dtype,
+        device=device,
+        attention_backend=options.attention_backend,
+        cpu_offload=options.cpu_offload,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, {name: load_reward(name, device=device) for name in reward_names}
+
+
+def _pipeline_call(
+    options: GenerateOptions, pipeline: Any
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """What this run asks of the pipeline, the whole call, and the keyword that sets guidance."""
+    from gensift.pipelines.loading import call_defaults
+    from samplers.diffusion.guidance import guidance_argument
+
+    guidance = guidance_argument(pipeline)
+    asked = {"num_inference_steps": options.steps, guidance: options.guidance_scale}
+    call = {name: value for name, value in asked.items() if value is not None}
+    return call, {**call_defaults(pipeline), **call}, guidance

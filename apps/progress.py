@@ -1,0 +1,56 @@
+"""Progress on stderr: live bars in a terminal, one line per finished prompt elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from apps.console import log, say
+
+EVENTS = ("denoise", "decode", "reward")
+
+
+class SearchProgress:
+    """Bars for the prompts and, within a prompt, for each kind of work."""
+
+    def __init__(self, bars: Progress, num_prompts: int, num_finished: int) -> None:
+        self._bars = bars
+        self._num_prompts = num_prompts
+        self._finished = num_finished
+        self._prompts = bars.add_task(
+            "prompts", total=num_prompts, completed=num_finished, visible=num_prompts > 1
+        )
+        self._events = {event: bars.add_task(event, total=None) for event in EVENTS}
+
+    def __call__(self, event: str, done: int, total: int) -> None:
+        """Take a report of the sampler; the contract is `samplers.output.Progress`."""
+        if event in self._events:
+            self._bars.update(self._events[event], completed=done, total=total)
+
+    def finish_prompt(self, prompt: str, reward: float | None) -> None:
+        """Count a prompt as finished and clear the bars for the next one."""
+        self._finished += 1
+        self._bars.update(self._prompts, completed=self._finished)
+        for task in self._events.values():
+            self._bars.reset(task, total=None)
+        if self._num_prompts > 1:
+            scored = "" if reward is None else f"reward {float(reward):.3f}  "
+            say(f"[{self._finished}/{self._num_prompts}] {scored}{prompt}", style="dim")
+
+
+@contextmanager
+def show_progress(num_prompts: int, num_finished: int) -> Iterator[SearchProgress]:
+    """Show progress while the block runs; the bars vanish at its end."""
+    bars = Progress(
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=log,
+        transient=True,
+        disable=not log.is_terminal,
+    )
+    with bars:
+        yield SearchProgress(bars, num_prompts, num_finished)

@@ -1,0 +1,204 @@
+"""Running a job: every prompt that is not finished yet, each one safe on disk before the next."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from apps.console import say
+from apps.preparation import Job
+from apps.progress import SearchProgress, show_progress
+from apps.results import write_prompt
+from gensift import __version__
+from gensift.cost import Cost
+from gensift.errors import DeviceError, GensiftError
+from gensift.randomness import candidate_seeds
+from gensift.runs import LOCK, SUMMARY, RunFolder
+
+PLAN = "plan.json"
+PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run found, earlier finished prompts included.
+
+    Attributes:
+        folder: the run folder.
+        lines: one results line per prompt, in order.
+        resumed: indices of prompts that an earlier run had finished.
+        planned: cost planned for all prompts.
+        spent: cost spent on all prompts, by this run and earlier ones.
+    """
+
+    folder: str
+    lines: list[dict[str, Any]]
+    resumed: set[int]
+    planned: Cost
+    spent: Cost
+
+
+def run_job(job: Job) -> Outcome:
+    """Run `job`, or what is left of it.
+
+    Raises:
+        GensiftError: nothing new stays behind if that happens before the first prompt is finished.
+        KeyboardInterrupt: after saying how to go on.
+    """
+    with _open_folder(job) as folder:
+        finished = _say_what_is_done(job, folder)
+        sampler, plan = _settle(job, folder)
+        planned = times(plan.cost, len(job.prompts))
+        try:
+            _search(job, folder, sampler, plan.num_candidates, finished)
+        except KeyboardInterrupt:
+            done = len(folder.finished(job.prompts))
+            say(
+                f"{done} of {len(job.prompts)} prompts are finished in {folder.path}; "
+                "the same command goes on from there."
+            )
+            raise
+        lines = [line for line in folder.results() if line["prompt_index"] < len(job.prompts)]
+        spent = sum((Cost.from_dict(line["cost"]) for line in lines), Cost())
+        _combine_traces(job, folder)
+        folder.write_summary({**spent.to_dict(), "planned": planned.to_dict()})
+    return Outcome(
+        folder=str(folder.path), lines=lines, resumed=finished, planned=planned, spent=spent
+    )
+
+
+def times(cost: Cost, count: int) -> Cost:
+    """The cost of doing the same `count` times."""
+    return sum([cost] * (count - 1), cost)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the results."""
+    found = {"gensift": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def _open_folder(job: Job) -> Iterator[RunFolder]:
+    """Open the run folder, and take away again what a run that came to nothing has begun."""
+    was_there, was_run = job.folder.exists(), (job.folder / SUMMARY).exists()
+    with RunFolder(
+        job.folder,
+        config=job.config,
+        command=job.command,
+        pipeline_call=job.pipeline_call,
+        versions=versions(),
+    ) as folder:
+        try:
+            yield folder
+        except GensiftError:
+            if not was_run and not folder.results():
+                _discard(folder, keep_folder=was_there)
+            raise
+
+
+def _discard(folder: RunFolder, *, keep_folder: bool) -> None:
+    if not keep_folder:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        return
+    for name in (SUMMARY, PLAN, LOCK):
+        (folder.path / name).unlink(missing_ok=True)
+
+
+def _say_what_is_done(job: Job, folder: RunFolder) -> set[int]:
+    finished = folder.finished(job.prompts)
+    if finished:
+        say(
+            f"Resuming {folder.path}: {len(finished)} of {len(job.prompts)} prompts are finished "
+            "and skipped."
+        )
+    for line in folder.results():
+        index = line["prompt_index"]
+        if index < len(job.prompts) and index not in finished:
+            say(f"Prompt {index} was {line['prompt']!r} before; its result is replaced.")
+    return finished
+
+
+def _settle(job: Job, folder: RunFolder) -> tuple[Any, Any]:
+    """Return the sampler with its number of candidates fixed, and the plan for one prompt.
+
+    A budget in seconds is measured, so it may choose differently next time; the first choice is
+    kept in the folder, for a resumed run to give the same results.
+    """
+    file = folder.path / PLAN
+    if file.exists():
+        count = json.loads(file.read_bytes())["num_candidates"]
+    else:
+        count = job.make_sampler().plan(job.pipeline, 1, **job.call).num_candidates
+    changes = {"num_candidates": count, "budget": None}
+    sampler = job.make_sampler(**{k: v for k, v in changes.items() if k in job.sampler_options})
+    plan = sampler.plan(job.pipeline, 1, **job.call)
+    if not file.exists():
+        folder.write_json(PLAN, plan.to_dict())
+    return sampler, plan
+
+
+def _search(
+    job: Job, folder: RunFolder, sampler: Any, num_candidates: int, finished: set[int]
+) -> None:
+    with show_progress(len(job.prompts), len(finished)) as progress:
+        for index in range(len(job.prompts)):
+            if index not in finished:
+                _search_one(job, folder, sampler, num_candidates, index, progress)
+
+
+def _search_one(
+    job: Job,
+    folder: RunFolder,
+    sampler: Any,
+    num_candidates: int,
+    index: int,
+    progress: SearchProgress,
+) -> None:
+    prompt = job.prompts[index]
+    seeds = [candidate_seeds(job.seed, index, num_candidates)]
+    with _memory_advice():
+        output = sampler(job.pipeline, [prompt], seeds=seeds, progress=progress, **job.call)
+    line = write_prompt(folder, job.config, output, index, _stem(job, index))
+    progress.finish_prompt(prompt, line["samples"][0]["reward"])
+
+
+@contextmanager
+def _memory_advice() -> Iterator[None]:
+    # Encoders and decoders can run out as well; for the denoiser the row gate has retried already.
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            "Out of memory; lower --max-rows or --num-candidates, use a smaller --dtype, or "
+            "give --cpu-offload."
+        ) from error
+
+
+def _stem(job: Job, index: int) -> str:
+    return "trace" if len(job.prompts) == 1 else f"trace-{index:04d}"
+
+
+def _combine_traces(job: Job, folder: RunFolder) -> None:
+    """Join the traces of all prompts; while the run lasts each has a file of its own.
+
+    One growing file would be written again for every prompt.
+    """
+    if len(job.prompts) == 1:
+        return
+    files = [folder.path / f"{_stem(job, index)}.json" for index in range(len(job.prompts))]
+    found = [json.loads(file.read_bytes()) for file in files if file.exists()]
+    folder.write_json("trace.json", {"prompts": [p for part in found for p in part["prompts"]]})
