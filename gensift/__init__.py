@@ -11,8 +11,8 @@ refuse_shadows()
 
 __version__ = "0.1.0"
 
-# Public name -> module that defines it. Resolved on first use, so that `import gensift` is quick and
-# the packages below may import gensift's own modules without a cycle.
+# Public name -> module that defines it. Resolved on first use, so that `import gensift` is quick
+# and the packages below may import gensift's own modules without a cycle.
 _PUBLIC = {
     "BestOfN": "samplers.diffusion.best_of_n",
     "TTSnap": "samplers.diffusion.ttsnap",

@@ -40,8 +40,8 @@ class PromptResult:
 class SamplerOutput:
     """What a sampler returns: one `PromptResult` per prompt, what it cost, and how it came about.
 
-    `images`, `samples`, `seeds` and `rewards` run over the results in the order of the prompts, best
-    first within each, so `images[0]` is the winner of the first prompt.
+    `images`, `samples`, `seeds` and `rewards` run over the results in the order of the prompts,
+    best first within each, so `images[0]` is the winner of the first prompt.
     """
 
     results: tuple[PromptResult, ...]

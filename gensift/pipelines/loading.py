@@ -151,5 +151,3 @@ def _set_attention_backend(pipe: Any, name: str) -> None:
 def _denoisers(pipe: Any) -> list[Any]:
     found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unet")]
     return [module for module in found if module is not None]
-
-

@@ -68,7 +68,7 @@ def attach(
     """Make calls of `pipe` inside the block search with `sampler` and return the sifted samples.
 
     The number of candidates is the call's `num_images_per_prompt` when that is above 1, else the
-    sampler's own. Candidates draw from the call's `generator` when it is a list of one per candidate;
+    sampler's own. Candidates draw from the call's `generator` when it lists one per candidate;
     otherwise from `seeds`, or from seeds derived from a single generator's seed, or from `seed`.
     A call with ready `prompt_embeds` has one row per candidate and one generator for each.
 
@@ -179,7 +179,9 @@ class PipelineCall:
         count = asked if asked > 1 else sampler.num_candidates(self)
         rows = count * len(self.prompts)
         generator = self.arguments.get("generator")
-        generators = generator if isinstance(generator, list) else [generator] * bool(generator)
+        generators: list[torch.Generator] = (
+            generator if isinstance(generator, list) else [] if generator is None else [generator]
+        )
         if len(generators) == rows:
             return self._drawing_from(generators, count)
         if len(generators) > 1:

@@ -29,7 +29,7 @@ def guidance_rows(pipe: Any, arguments: Mapping[str, Any]) -> int:
         return 2 if scale > 0 else 1
     if family == "stable-diffusion":
         # Consistency models take the scale as an embedding instead.
-        is_distilled = denoisers_of(pipe)[0].config.get("time_cond_proj_dim") is not None
+        is_distilled = _denoiser_config(pipe).get("time_cond_proj_dim") is not None
         return 2 if scale > 1 and not is_distilled else 1
     return 2 if scale > 1 else 1
 
@@ -37,6 +37,12 @@ def guidance_rows(pipe: Any, arguments: Mapping[str, Any]) -> int:
 def guidance_argument(pipe: Any) -> str:
     """The keyword of the pipeline call that sets the strength of guidance."""
     if family_of_pipeline(pipe).name in _TRUE_CFG:
-        has_embedding = getattr(denoisers_of(pipe)[0].config, "guidance_embeds", False)
+        has_embedding = _denoiser_config(pipe).get("guidance_embeds", False)
         return "guidance_scale" if has_embedding else "true_cfg_scale"
     return "guidance_scale"
+
+
+def _denoiser_config(pipe: Any) -> Mapping[str, Any]:
+    denoiser: Any = denoisers_of(pipe)[0]
+    config: Mapping[str, Any] = denoiser.config
+    return config

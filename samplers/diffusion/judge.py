@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rewards.combine import CompositeReward, rank_sum
-from rewards.protocol import Reward, call_reward, reward_name
 from torch import Tensor
 
 from gensift.cost import Stopwatch
+from rewards.combine import CompositeReward, rank_sum
+from rewards.protocol import Reward, call_reward, reward_name
 from samplers.diffusion.preview import Previewer
 
 THUMBNAIL = 96
@@ -37,8 +37,8 @@ class Verdict:
 class Judge:
     """Scores latents with one or several rewards, in batches of `max_images`.
 
-    Several rewards are combined by rank sum among the living candidates of a prompt, as TTSnap does;
-    a `CompositeReward` brings its own rule.
+    Several rewards are combined by rank sum among the living candidates of a prompt, as TTSnap
+    does; a `CompositeReward` brings its own rule.
 
     Attributes:
         decodes: pictures decoded so far.

@@ -35,7 +35,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One round of scoring: `alive` candidates are scored after a step, `kept` go on (per prompt)."""
+    """One round of scoring: `alive` candidates are scored after a step, `kept` go on."""
 
     step_index: int
     num_inference_steps: int

@@ -43,7 +43,7 @@ class SearchConfig:
     budget_unit: BudgetUnit = option(
         "nfe",
         choices=("nfe", "flops", "seconds"),
-        help="nfe counts denoiser rows; flops and seconds are measured first, decode and reward too",
+        help="nfe counts denoiser rows; flops and seconds are measured, decode and reward included",
     )
     max_rows: int | None = option(
         None, minimum=1, help="most denoiser rows, and pictures decoded, at a time; bounds memory"

@@ -7,6 +7,7 @@ several prompts can be true of one picture.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def build() -> nn.Module:
     from open_clip.model import CLIP
 
     torch.manual_seed(SEED)
-    return CLIP(**model_config())
+    model: nn.Module = CLIP(**model_config())
+    return model
 
 
 class PairLoss(nn.Module):
@@ -118,7 +120,8 @@ def train(folder: Path, steps: int = STEPS) -> nn.Module:
 
 
 def _build_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for key, parameter in model.named_parameters():
         is_matrix = "resblocks" in key and parameter.ndim == 2
         (matrices if is_matrix else others).append(parameter)
@@ -128,7 +131,9 @@ def _build_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _loss_at(step: int, loss: nn.Module, pairs: Pairs, tokens: Tensor) -> tuple[Tensor, LogRow]:
+def _loss_at(
+    step: int, loss: Callable[..., Tensor], pairs: Pairs, tokens: Tensor
+) -> tuple[Tensor, LogRow]:
     generator = torch.Generator().manual_seed(SEED * 1_000_003 + step)
     rows = torch.randint(len(pairs.pictures), (BATCH,), generator=generator)
     true, near = pairs.true[rows], pairs.near[rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,7 +144,8 @@ def pack(latents: Tensor) -> Tensor:
 
 def build_optimizers(modules: dict[str, nn.Module]) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the transformer's blocks, AdamW for everything else."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, module in modules.items():
         for key, parameter in module.named_parameters():
             in_block = name == "transformer" and "transformer_blocks" in key
@@ -175,7 +177,7 @@ def train(folder: Path, steps: int = STEPS) -> FluxPipeline:
 
 
 def _loss_at(
-    step: int, loss: nn.Module, scenes: LatentScenes, tokens: PromptTokens
+    step: int, loss: Callable[..., Tensor], scenes: LatentScenes, tokens: PromptTokens
 ) -> tuple[Tensor, LogRow]:
     generator = torch.Generator().manual_seed(SEED * 1_000_003 + step)
     latents, prompts = scenes.draw(BATCH, generator)

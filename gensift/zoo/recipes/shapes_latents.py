@@ -1,4 +1,4 @@
-"""The training set of the Shapes generators: encoded scenes with every prompt that is true of them."""
+"""The training set of the Shapes generators: encoded scenes, each with every true prompt."""
 
 from __future__ import annotations
 

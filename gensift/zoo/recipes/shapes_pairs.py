@@ -1,7 +1,7 @@
 """Training pairs of `shapes-clip`: pictures, the prompts true of them, and near misses.
 
-A third of the pictures are wrong on purpose (odd collections, half-erased, two-coloured or doubled
-objects), half are blurred by the autoencoder as generated pictures are. Only training prompts occur.
+A third of the pictures are wrong on purpose (odd collections, half-erased, two-coloured or
+doubled objects), half are blurred by the autoencoder as generated pictures are. Only training prompts occur.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def near_misses(meaning: Meaning, rng: np.random.Generator) -> list[Meaning]:
         found += 2 * [Meaning(meaning.first, 1, r, meaning.second) for r in RELATIONS]
         swapped = (meaning.second[0], meaning.first[1]), (meaning.first[0], meaning.second[1])
         found.append(Meaning(swapped[0], 1, meaning.relation, swapped[1]))
-    rng.shuffle(found)  # type: ignore[arg-type]
+    rng.shuffle(found)
     return [other for other in found if other.first != other.second]
 
 
@@ -187,7 +187,9 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
         float32 in [0, 1].
     """
     pixels = pictures.float() / 255
-    blurred = torch.nn.functional.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+    blurred = torch.nn.functional.avg_pool2d(
+        pixels, 3, stride=1, padding=1, count_include_pad=False
+    )
     share = torch.rand(len(pixels), 1, 1, 1, generator=generator)
     share = (share * 2 - 1).clamp(min=0)  # half of the pictures stay sharp
     grain = 0.04 * torch.rand(len(pixels), 1, 1, 1, generator=generator)

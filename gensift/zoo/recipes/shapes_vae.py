@@ -86,6 +86,7 @@ def _normalise(vae: AutoencoderKL, steps: int) -> AutoencoderKL:
         [vae.encode(batch_at(steps + index, 64)).latent_dist.mode() for index in range(8)]
     )
     vae.register_to_config(
-        scaling_factor=round(float(1 / latents.std()), 5), shift_factor=round(float(latents.mean()), 5)
+        scaling_factor=round(float(1 / latents.std()), 5),
+        shift_factor=round(float(latents.mean()), 5),
     )
     return vae

@@ -74,7 +74,9 @@ def score(correct: Mapping[Meaning, Sequence[float]], draws: int = 2000) -> GenE
     means: dict[str, list[float]] = {}
     for meaning, values in correct.items():
         means.setdefault(category(meaning), []).append(float(np.mean(values)))
-    by_category = {name: float(np.mean(means[name])) for name in CATEGORIES if name in means}
+    by_category: dict[str, float] = {
+        name: float(np.mean(means[name])) for name in CATEGORIES if name in means
+    }
     rng = np.random.default_rng(0)
     resampled = np.stack(
         [rng.choice(values, size=(draws, len(values))).mean(1) for values in means.values()]

@@ -123,7 +123,7 @@ def parse(prompt: str) -> Meaning:
 
 
 def relation_holds(relation: Relation, first: Centre, second: Centre) -> bool:
-    """Whether two centres, (x, y) in pixels, differ by the least margin along the relation's axis."""
+    """Whether centres, (x, y) in pixels, differ by the least margin along the relation's axis."""
     dx, dy = second[0] - first[0], second[1] - first[1]
     return {
         "and": True,

@@ -1,7 +1,7 @@
-"""The analytic verifier: what a picture of the Shapes world holds, and whether a prompt is true of it.
+"""The analytic verifier: what a picture holds, and whether a prompt is true of it.
 
-Each pixel is explained as a mixture of the background and one palette colour; connected foreground
-is matched against shape templates. It knows the world's palette and shapes, and nothing of any model.
+Each pixel is explained as a mixture of the background and one palette colour; connected
+foreground is matched against shape templates. It knows the world's palette and shapes, and nothing of any model.
 """
 
 from __future__ import annotations
@@ -117,9 +117,7 @@ def _describe(mask: Mask, colour: str) -> Detection:
     shape = max(overlaps, key=lambda name: overlaps[name])
     allowed = range(MIN_SIZE - _SIZE_SLACK, MAX_SIZE + _SIZE_SLACK + 1)
     fits = height in allowed and width in allowed and overlaps[shape] >= _MIN_OVERLAP
-    return Detection(
-        colour, shape if fits else UNKNOWN, left, top, width, height, overlaps[shape]
-    )
+    return Detection(colour, shape if fits else UNKNOWN, left, top, width, height, overlaps[shape])
 
 
 def _overlap(crop: Mask, shape: str) -> float:
@@ -162,4 +160,3 @@ def verdict(found: list[Detection], meaning: Meaning) -> float:
         return 1.0
     first, second = sorted(found, key=lambda thing: (thing.colour, thing.shape) != meaning.first)
     return 1.0 if relation_holds(meaning.relation, first.centre, second.centre) else 0.5
-

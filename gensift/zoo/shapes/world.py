@@ -1,6 +1,6 @@
 """The Shapes world: what a scene is, and how it is drawn.
 
-Canvas, colours, shapes and sizes are fixed, so that pictures can be checked by independent programs.
+Canvas, colours, shapes and sizes are fixed, so that independent programs can check pictures.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def shape_mask(shape: str, size: int) -> NDArray[np.bool_]:
     """
     y, x = np.mgrid[0:size, 0:size] + 0.5
     if shape == "circle":
-        mask = (x - size / 2) ** 2 + (y - size / 2) ** 2 <= (size / 2) ** 2
+        mask: NDArray[np.bool_] = (x - size / 2) ** 2 + (y - size / 2) ** 2 <= (size / 2) ** 2
     elif shape == "square":
         mask = np.ones((size, size), dtype=bool)
     elif shape == "triangle":
