@@ -1,7 +1,8 @@
 """Training pairs of `shapes-clip`: pictures, the prompts true of them, and near misses.
 
 A third of the pictures are wrong on purpose (odd collections, half-erased, two-coloured or
-doubled objects), half are blurred by the autoencoder as generated pictures are. Only training prompts occur.
+doubled objects), half are blurred by the autoencoder as generated pictures are. Only training
+prompts occur.
 """
 
 from __future__ import annotations

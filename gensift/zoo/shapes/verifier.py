@@ -1,7 +1,8 @@
 """The analytic verifier: what a picture holds, and whether a prompt is true of it.
 
 Each pixel is explained as a mixture of the background and one palette colour; connected
-foreground is matched against shape templates. It knows the world's palette and shapes, and nothing of any model.
+foreground is matched against shape templates. It knows the world's palette and shapes, and nothing
+of any model.
 """
 
 from __future__ import annotations
