@@ -75,7 +75,8 @@ def shape_mask(shape: str, size: int) -> NDArray[np.bool_]:
     elif shape == "square":
         mask = np.ones((size, size), dtype=bool)
     elif shape == "triangle":
-        mask = np.abs(x - size / 2) <= y / 2
+        # The apex is at least as wide as the pixels it meets, so that the box is filled.
+        mask = np.abs(x - size / 2) <= np.maximum(y / 2, 0.5)
     elif shape == "cross":
         arm = size / 6
         mask = (np.abs(x - size / 2) <= arm) | (np.abs(y - size / 2) <= arm)
