@@ -18,7 +18,7 @@ import torch
 
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds, make_generators
-from samplers.diffusion.attachment import gate_denoisers
+from samplers.diffusion.attachment import family_of_pipeline, gate_denoisers
 from samplers.diffusion.callback import num_steps_of
 from samplers.diffusion.judge import Judge
 from samplers.diffusion.observer import observe_scheduler
@@ -30,6 +30,8 @@ from samplers.output import Progress, SamplerOutput
 if TYPE_CHECKING:
     from samplers.diffusion.search import DiffusionSearch
 
+# Families whose pipelines call `scheduler.step` without passing on the generators.
+_WITHOUT_STEP_GENERATOR = ("sd3", "flux", "qwen-image", "z-image", "wan", "dit")
 COUNT_ARGUMENTS = ("num_images_per_prompt", "num_videos_per_prompt")
 
 
@@ -227,11 +229,27 @@ def _check_seeds(seeds: Sequence[Sequence[int]], prompts: int, count: int) -> No
         )
 
 
+def _refuse_shared_noise(pipe: Any) -> None:
+    """Refuse solvers whose noise would not come from the candidates' own generators."""
+    family = family_of_pipeline(pipe).name
+    config = pipe.scheduler.config
+    is_stochastic = config.get("stochastic_sampling") or str(
+        config.get("algorithm_type")
+    ).startswith("sde-")
+    if is_stochastic and family in _WITHOUT_STEP_GENERATOR:
+        raise UnsupportedPipelineError(
+            f"{type(pipe).__name__} gives its scheduler no generator, so with the stochastic "
+            f"{type(pipe.scheduler).__name__} a winner could not be reproduced from its seed. Use "
+            "a deterministic scheduler: stochastic_sampling=False, or algorithm_type without 'sde'."
+        )
+
+
 def _search(
     sampler: DiffusionSearch, call: PipelineCall, progress: Progress | None
 ) -> tuple[Any, SamplerOutput]:
     """Run one pipeline call under the row gate and the scheduler observer."""
     config = sampler.config
+    _refuse_shared_noise(call.pipe)
     live = LiveRows(sum(len(group) for group in call.seeds))
     plan = sampler.plan_call(call, len(call.seeds[0]))
     height, width = call.size

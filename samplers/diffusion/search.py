@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -226,6 +225,7 @@ def _count_steps(call: PipelineCall) -> int:
         return len(custom)
     # A copy: planning must not disturb a scheduler that is in use.
     scheduler = copy.deepcopy(call.pipe.scheduler)
-    extra = {"mu": 1.0} if "mu" in inspect.signature(scheduler.set_timesteps).parameters else {}
+    # The amount of dynamic shift moves the timesteps but not their number.
+    extra = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
     scheduler.set_timesteps(arguments["num_inference_steps"], **extra)
     return len(scheduler.timesteps)
