@@ -1,4 +1,4 @@
-"""Conformance of every search on every supported family: the promises of the row gate, end to end."""
+"""Conformance of searches on every supported family: the row gate's promises, end to end."""
 
 from collections.abc import Sequence
 from typing import Any
