@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from gensift.zoo.recipes import shapes_vae
+from gensift.pipelines.loading import load_pipeline
 from gensift.zoo.recipes.shapes_pairs import Pairs, augment, build_pairs
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 from gensift.zoo.recipes.vocabulary import CLIP_LENGTH, build_clip_tokenizer
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import CANVAS
 
-STEPS = 3_200
+STEPS = 12_000
 BATCH = 64
 MUON_RATE = 0.01
 ADAM_RATE = 1e-3
@@ -94,11 +94,18 @@ class PairLoss(nn.Module):
         return means[0] + means[1] + means[2]
 
 
+def publish(folder: Path, steps: int | None = None) -> Path:
+    """Train in `folder` and write the finished model below it; needs the zoo's `shapes-flux`."""
+    model = train(folder, STEPS if steps is None else steps)
+    finished = folder / "model"
+    save(model, finished)
+    return finished
+
+
 def train(folder: Path, steps: int = STEPS) -> nn.Module:
-    """Train (or go on training) in `folder`; needs the autoencoder of `shapes-flux`."""
-    vae = shapes_vae.train(folder.parent / "shapes-flux" / "vae")
+    """Train (or go on training) in `folder`; returns the model with averaged weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = build_pairs(vae, folder / "pairs.safetensors")
+    pairs = build_pairs(load_pipeline("shapes-flux"), folder / "pairs.safetensors")
     model = build()
     tokens = build_clip_tokenizer()(
         [str(meaning) for meaning in training_meanings()],

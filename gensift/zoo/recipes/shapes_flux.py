@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
+from gensift.pipelines.loading import CALL_DEFAULTS
 from gensift.zoo.recipes import shapes_vae
 from gensift.zoo.recipes.shapes_latents import LatentScenes, encode_scenes
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
@@ -26,8 +28,9 @@ from gensift.zoo.recipes.vocabulary import (
     build_t5_tokenizer,
 )
 from gensift.zoo.shapes.split import training_meanings
+from gensift.zoo.shapes.world import CANVAS
 
-STEPS = 14_000
+STEPS = 24_000
 BATCH = 128
 MUON_RATE = 0.01
 ADAM_RATE = 1.5e-3
@@ -35,6 +38,15 @@ PROMPT_DROPOUT = 0.1
 SEED = 31
 WIDTH, HEADS = 128, 4
 POOLED = 64
+DEFAULTS = {
+    "height": CANVAS,
+    "width": CANVAS,
+    "num_inference_steps": 20,
+    "true_cfg_scale": 2.5,
+    "negative_prompt": "",
+    "max_sequence_length": T5_LENGTH,
+}
+"""Call arguments of the published pipeline; the guidance scale is the best of those measured."""
 
 
 def build_transformer() -> FluxTransformer2DModel:
@@ -153,6 +165,15 @@ def build_optimizers(modules: dict[str, nn.Module]) -> list[torch.optim.Optimize
     muon = torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.01)
     adam = torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     return [muon, adam]
+
+
+def publish(folder: Path, steps: int | None = None) -> Path:
+    """Train in `folder` and write the finished pipeline below it, weights in float16."""
+    pipeline = train(folder, STEPS if steps is None else steps)
+    finished = folder / "model"
+    pipeline.to(torch.float16).save_pretrained(finished)
+    (finished / CALL_DEFAULTS).write_text(json.dumps(DEFAULTS, indent=2) + "\n")
+    return finished
 
 
 def train(folder: Path, steps: int = STEPS) -> FluxPipeline:

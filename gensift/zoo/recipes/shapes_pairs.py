@@ -1,15 +1,18 @@
 """Training pairs of `shapes-clip`: pictures, the prompts true of them, and near misses.
 
-A third of the pictures are wrong on purpose (odd collections, half-erased, two-coloured or
-doubled objects), half are blurred by the autoencoder as generated pictures are. Only training
-prompts occur.
+Two thirds of the pictures are rendered; a third of those are wrong on purpose (odd collections,
+half-erased, two-coloured or doubled objects) and half are blurred by the autoencoder. The others
+are drawn by `shapes-flux`, mistakes and all, and labelled by the verifier. Only training prompts
+occur.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import trange
 
+from gensift.randomness import candidate_seed
+from gensift.zoo.evaluation.shapes_flux import generate
 from gensift.zoo.recipes.shapes_latents import draw_scenes
 from gensift.zoo.shapes.grammar import KINDS, RELATIONS, Meaning, true_meanings
 from gensift.zoo.shapes.scenes import place
 from gensift.zoo.shapes.split import training_meanings
+from gensift.zoo.shapes.verifier import meanings_of
 from gensift.zoo.shapes.world import (
     BACKGROUND,
     COLOURS,
@@ -32,7 +38,8 @@ from gensift.zoo.shapes.world import (
     shape_mask,
 )
 
-PICTURES = 32_768
+RENDERED, GENERATED = 32_768, 16_384
+GENERATION_STEPS = 12
 SEED = 41
 TRUE, NEAR = 6, 4
 _WRONG_SHARE = 0.35
@@ -41,6 +48,7 @@ _MAX_LATENT_NOISE = 0.3
 _BATCH = 64
 
 Picture = NDArray[np.uint8]
+Labels = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -117,17 +125,17 @@ def spoil(picture: Picture, scene: Scene, rng: np.random.Generator) -> Picture:
     return result
 
 
-def build_pairs(vae: AutoencoderKL, cache: Path, count: int = PICTURES) -> Pairs:
-    """Make the pool, or read it from `cache` when it is there already."""
+def build_pairs(pipe: Any, cache: Path) -> Pairs:
+    """Make the pool with the published `shapes-flux`, or read it from `cache` when it is there."""
     if not cache.exists():
         rng = np.random.default_rng(SEED)
-        scenes, _ = draw_scenes(count, seed=SEED)
-        rows = [_row(scene, rng) for scene in scenes]
-        pictures = torch.from_numpy(np.stack([row[0] for row in rows])).permute(0, 3, 1, 2)
+        rendered, rendered_labels = _rendered(pipe.vae, RENDERED, rng)
+        generated, generated_labels = _generated(pipe, GENERATED, rng)
+        labels = rendered_labels + generated_labels
         arrays = {
-            "pictures": _decode_some(pictures.contiguous(), vae),
-            "true": torch.tensor([row[1] for row in rows]),
-            "near": torch.tensor([row[2] for row in rows]),
+            "pictures": torch.cat([rendered, generated]),
+            "true": torch.tensor([true for true, _ in labels]),
+            "near": torch.tensor([near for _, near in labels]),
         }
         aside = cache.with_suffix(".tmp")
         save_file(arrays, aside)
@@ -135,26 +143,53 @@ def build_pairs(vae: AutoencoderKL, cache: Path, count: int = PICTURES) -> Pairs
     return Pairs(**load_file(cache))
 
 
-def _row(scene: Scene, rng: np.random.Generator) -> tuple[Picture, list[int], list[int]]:
-    """One picture with the indices of its true prompts and near misses."""
-    index = _prompt_index()
+def _rendered(
+    vae: AutoencoderKL, count: int, rng: np.random.Generator
+) -> tuple[Tensor, list[Labels]]:
+    scenes, _ = draw_scenes(count, seed=SEED)
+    rows = [_render_some_wrong(scene, rng) for scene in scenes]
+    pictures = _channels_first([picture for picture, _ in rows])
+    return _decode_some(pictures, vae), [labels for _, labels in rows]
+
+
+def _generated(pipe: Any, count: int, rng: np.random.Generator) -> tuple[Tensor, list[Labels]]:
+    """Pictures that `pipe` draws for training prompts, labelled by the verifier."""
+    scenes, _ = draw_scenes(count, seed=SEED + 1)
+    known = _prompt_index()
+    meanings = [next(m for m in true_meanings(scene) if m in known) for scene in scenes]
+    seeds = [candidate_seed(SEED, index, 0) for index in range(count)]
+    prompts = [str(meaning) for meaning in meanings]
+    pictures = generate(pipe, prompts, seeds, num_inference_steps=GENERATION_STEPS)
+    labels = []
+    for picture, meaning in zip(pictures, meanings, strict=True):
+        labels.append(_labels(meanings_of(picture), [meaning, *near_misses(meaning, rng)]))
+    return _channels_first(pictures), labels
+
+
+def _channels_first(pictures: Sequence[Picture]) -> Tensor:
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def _render_some_wrong(scene: Scene, rng: np.random.Generator) -> tuple[Picture, Labels]:
     original = true_meanings(scene)
     misses = near_misses(original[rng.integers(len(original))], rng)
-    true = original
     fate = rng.random()
+    # A wrong picture's nearest misses are the prompts that it was meant to fulfil.
     if fate < _WRONG_SHARE / 2:
         changed = odd_collection(scene, rng)
-        picture, true = render(changed), true_meanings(changed)
-    elif fate < _WRONG_SHARE:
-        picture, true = spoil(render(scene), scene, rng), []
-    else:
-        picture = render(scene)
-    # A wrong picture's nearest misses are the prompts that it was meant to fulfil.
-    misses = [m for m in original + misses if m not in true]
+        return render(changed), _labels(true_meanings(changed), original + misses)
+    if fate < _WRONG_SHARE:
+        return spoil(render(scene), scene, rng), _labels([], original + misses)
+    return render(scene), _labels(original, misses)
+
+
+def _labels(true: list[Meaning], near: list[Meaning]) -> Labels:
+    """Indices of the training prompts among `true` and among `near` but not true, padded by -1."""
+    index = _prompt_index()
     known_true = [index[m] for m in true if m in index][:TRUE]
-    known_near = [index[m] for m in misses if m in index][:NEAR]
-    known_near += [int(rng.integers(len(index))) for _ in range(NEAR - len(known_near))]
-    return picture, known_true + [-1] * (TRUE - len(known_true)), known_near
+    known_near = [index[m] for m in near if m in index and m not in true][:NEAR]
+    pad_true, pad_near = TRUE - len(known_true), NEAR - len(known_near)
+    return known_true + [-1] * pad_true, known_near + [-1] * pad_near
 
 
 @lru_cache(maxsize=1)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gensift.zoo.shapes.grammar import Meaning, relation_holds
+from gensift.zoo.shapes.grammar import NUMBERS, RELATIONS, Meaning, relation_holds
 from gensift.zoo.shapes.world import (
     BACKGROUND,
     CANVAS,
@@ -140,6 +141,24 @@ def _overlap(crop: Mask, shape: str) -> float:
 def _centre(canvas: Mask, patch: Mask) -> None:
     top, left = (canvas.shape[0] - patch.shape[0]) // 2, (canvas.shape[1] - patch.shape[1]) // 2
     canvas[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
+
+
+def meanings_of(picture: Picture) -> list[Meaning]:
+    """All prompts that are true of `picture`, in every wording; none when no prompt can say it."""
+    found = detect(picture)
+    kinds = [(thing.colour, thing.shape) for thing in found]
+    if any(shape == UNKNOWN for _, shape in kinds):
+        return []
+    if len(set(kinds)) == 1 and len(kinds) <= max(NUMBERS.values()):
+        return [Meaning(kinds[0], len(kinds))]
+    if len(kinds) != 2:
+        return []
+    candidates = [
+        Meaning(first, 1, relation, second)
+        for first, second in permutations(kinds)
+        for relation in ("and", *RELATIONS)
+    ]
+    return [meaning for meaning in candidates if verdict(found, meaning) == 1.0]
 
 
 def is_true(picture: Picture, meaning: Meaning) -> bool:

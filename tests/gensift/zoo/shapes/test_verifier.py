@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from gensift.zoo.shapes.grammar import Meaning, all_meanings, parse, satisfies
+from gensift.zoo.shapes.grammar import Meaning, all_meanings, parse, satisfies, true_meanings
 from gensift.zoo.shapes.scenes import place, scene_for
-from gensift.zoo.shapes.verifier import UNKNOWN, detect, is_true, verdict
+from gensift.zoo.shapes.verifier import UNKNOWN, detect, is_true, meanings_of, verdict
 from gensift.zoo.shapes.world import COLOURS, SHAPES, Scene, SceneObject, render
 
 SCENES = 2000
@@ -100,3 +100,18 @@ def test_partial_credit_orders_wrong_pictures() -> None:
 def test_other_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="uint8"):
         detect(np.zeros((32, 32, 3), dtype=np.uint8))
+
+
+def test_meanings_of_a_picture_are_those_of_its_scene() -> None:
+    rng = np.random.default_rng(12)
+    meanings = all_meanings()
+    for _ in range(200):
+        scene = scene_for(meanings[rng.integers(len(meanings))], rng)
+        assert set(meanings_of(render(scene))) == set(true_meanings(scene))
+
+
+def test_no_prompt_is_true_of_an_empty_or_a_crowded_picture() -> None:
+    rng = np.random.default_rng(13)
+    crowd = place([("red", "circle"), ("red", "circle"), ("blue", "square")], rng)
+    assert meanings_of(render(())) == []
+    assert meanings_of(render(crowd)) == []
