@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from apps.command_line import flag, is_repeatable
 from gensift.config import check, describe, from_dict, load_file, option, parse_overrides
-from gensift.errors import ConfigError
+from gensift.errors import ConfigError, nearest_hint
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -50,6 +51,11 @@ class GenerateOptions:
     guidance_scale: float | None = option(
         None, minimum=0, help="Strength of guidance; by default what the model asks for."
     )
+    call: tuple[str, ...] = option(
+        (),
+        help="Argument of the pipeline's own call as key=value, such as height=768 or "
+        "negative_prompt=blurry.",
+    )
     seed: int = option(0, minimum=0, help="Number that all randomness derives from.")
     output: str | None = option(
         None, help="Run folder; by default one in outputs/ named after the command."
@@ -81,7 +87,7 @@ class GenerateOptions:
 
 
 PANELS = {
-    "What to make": ("prompt", "prompts", "model", "steps", "guidance_scale", "seed"),
+    "What to make": ("prompt", "prompts", "model", "steps", "guidance_scale", "call", "seed"),
     "How to search": (
         "sampler",
         "reward",
@@ -154,6 +160,51 @@ _ORIGINS = {
     "budget": ("budget",),
     "budget_unit": ("budget",),
 }
+
+
+# Settled by the search itself or by an option of their own, by any pipeline's name for it.
+_OWN_OPTIONS = {
+    "prompt": "--prompt",
+    "num_inference_steps": "--steps",
+    "generator": "--seed",
+    "num_images_per_prompt": "--num-candidates",
+    "num_videos_per_prompt": "--num-candidates",
+}
+_SETTLED = ("latents", "output_type", "return_dict", "callback_on_step_end")
+
+
+def call_arguments(options: GenerateOptions, allowed: Iterable[str]) -> dict[str, Any]:
+    """Return what `--call` sets; values are JSON (768, true, null) or else text.
+
+    Raises:
+        ConfigError: if an entry is malformed, given twice, or not among the `allowed` arguments.
+    """
+    known = [name for name in allowed if name not in {*_OWN_OPTIONS, *_SETTLED, "self"}]
+    found: dict[str, Any] = {}
+    problems = []
+    for entry in options.call:
+        name, equals, text = entry.partition("=")
+        if not equals:
+            problems.append(f"`--call {entry}` has no value; write key=value")
+        elif name in _OWN_OPTIONS:
+            problems.append(f"`--call {name}` has an option of its own; use {_OWN_OPTIONS[name]}")
+        elif name not in known:
+            hint = nearest_hint(name, known)
+            problems.append(f"`--call {name}` is no argument of this pipeline's call.{hint}")
+        elif name in found:
+            problems.append(f"`--call {name}` is given twice; give it once")
+        else:
+            found[name] = _json_or_text(text)
+    if problems:
+        raise ConfigError.from_problems("generate", problems)
+    return found
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _named_fields(options: GenerateOptions) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.console import silence_libraries
-from apps.options import GenerateOptions, sampler_fields
+from apps.options import GenerateOptions, call_arguments, sampler_fields
 from gensift.config import config_hash, from_dict, to_dict
 from gensift.errors import RunFolderError
 from samplers.registry import SAMPLERS
@@ -88,6 +89,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], command: str) -> J
     _check_reward_names(reward_names)
     pipeline, rewards = _load(options, model, reward_names)
     call, pipeline_call, guidance = _pipeline_call(options, pipeline)
+    named = ("num_inference_steps", guidance)
     sampler_options = to_dict(config)
     decisive = {
         "sampler": options.sampler,
@@ -98,6 +100,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], command: str) -> J
         "seed": options.seed,
         "steps": pipeline_call.get("num_inference_steps"),
         "guidance_scale": pipeline_call.get(guidance),
+        "call": {name: call[name] for name in sorted(call) if name not in named},
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
     return Job(
@@ -164,6 +167,7 @@ def _pipeline_call(
     from samplers.diffusion.guidance import guidance_argument
 
     guidance = guidance_argument(pipeline)
-    asked = {"num_inference_steps": options.steps, guidance: options.guidance_scale}
-    call = {name: value for name, value in asked.items() if value is not None}
+    own = {"num_inference_steps": options.steps, guidance: options.guidance_scale}
+    call = call_arguments(options, inspect.signature(type(pipeline).__call__).parameters)
+    call |= {name: value for name, value in own.items() if value is not None}
     return call, {**call_defaults(pipeline), **call}, guidance

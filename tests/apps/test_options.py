@@ -5,7 +5,13 @@ from helpers.fake_search import FakeConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.options import GenerateOptions, parse_budget, read_options, sampler_fields
+from apps.options import (
+    GenerateOptions,
+    call_arguments,
+    parse_budget,
+    read_options,
+    sampler_fields,
+)
 from gensift.errors import ConfigError
 
 FORMATS = {
@@ -125,3 +131,26 @@ def test_saying_it_twice_is_refused(given, pair):
 
 def test_defaults_set_nothing_in_the_sampler():
     assert sampler_fields(GenerateOptions(), FakeConfig) == {}
+
+
+CALL = ("prompt", "height", "negative_prompt", "num_inference_steps", "generator")
+
+
+def test_call_arguments_are_json_or_text() -> None:
+    options = GenerateOptions(call=("height=768", "negative_prompt=blurry, dark"))
+    assert call_arguments(options, CALL) == {"height": 768, "negative_prompt": "blurry, dark"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "advice"),
+    [
+        ("height", "write key=value"),
+        ("hight=64", "'height'"),
+        ("num_inference_steps=3", "--steps"),
+        ("generator=1", "--seed"),
+        ("latents=1", "no argument"),
+    ],
+)
+def test_call_arguments_that_cannot_be_used_say_why(entry: str, advice: str) -> None:
+    with pytest.raises(ConfigError, match=advice):
+        call_arguments(GenerateOptions(call=(entry,)), CALL)

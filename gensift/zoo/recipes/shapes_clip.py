@@ -24,7 +24,7 @@ from gensift.zoo.recipes.vocabulary import CLIP_LENGTH, build_clip_tokenizer
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import CANVAS
 
-STEPS = 12_000
+STEPS = 8_000
 BATCH = 64
 MUON_RATE = 0.01
 ADAM_RATE = 1e-3

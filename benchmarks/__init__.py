@@ -1,0 +1,1 @@
+"""Side-by-side measurements; each writes `docs/benchmarks/NAME.json` and a plot beside it."""

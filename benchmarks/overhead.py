@@ -1,0 +1,169 @@
+"""What searching adds to the pipeline's own work, in time and in memory.
+
+    python -m benchmarks.overhead
+
+* keep-all: best-of-N with rewards off against the plain pipeline call on the same rows;
+* pruned: denoiser time of a TTSnap run against the plain call's, scaled by the share of rows that
+  were still alive;
+* memory: the peak of 64 candidates in micro-batches of 8 against that of 8 candidates.
+
+Time ratios are medians over alternating pairs in one process; each peak is that of a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+import gensift
+from benchmarks.results import interval, publish
+from gensift.cost import peak_memory_mib
+from gensift.randomness import candidate_seeds, make_generators
+
+PROMPT = "a red circle left of a blue square"
+CANDIDATES = 64
+MICRO_BATCH = 8
+
+
+class DenoiserClock:
+    """Seconds spent inside the denoiser, measured around its own forward passes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def around(self, denoiser: torch.nn.Module) -> Iterator[None]:
+        """Count while the block runs; wraps the innermost forward, below any hook."""
+        plain = type(denoiser).forward
+
+        @functools.wraps(plain)
+        def timed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            output = plain(module, *args, **kwargs)
+            self.seconds += time.perf_counter() - start
+            return output
+
+        type(denoiser).forward = timed
+        try:
+            yield
+        finally:
+            type(denoiser).forward = plain
+
+
+def plain_call(pipe: Any, count: int) -> None:
+    """The pipeline alone, one generator per row."""
+    generators = make_generators(candidate_seeds(0, 0, count))
+    arguments = gensift.call_defaults(pipe)
+    pipe(PROMPT, num_images_per_prompt=count, generator=generators, **arguments)
+
+
+def keep_all(pipe: Any, pairs: int) -> list[float]:
+    """Wall time of best-of-N without rewards over that of the plain call, pair by pair."""
+    sampler = gensift.BestOfN(None, num_candidates=CANDIDATES)
+    ratios = []
+    for _ in range(pairs):
+        plain = _seconds(lambda: plain_call(pipe, CANDIDATES))
+        ratios.append(_seconds(lambda: sampler(pipe, PROMPT)) / plain)
+    return ratios
+
+
+def pruned(pipe: Any, reward: Any, pairs: int) -> tuple[list[float], float]:
+    """Denoiser time over what the living rows' share of the plain call takes; and that share."""
+    sampler = gensift.TTSnap(reward, num_candidates=CANDIDATES)
+    whole = gensift.BestOfN(None, num_candidates=CANDIDATES).plan(pipe).cost.nfe
+    share = sampler.plan(pipe).cost.nfe / whole
+    ratios = []
+    for _ in range(pairs):
+        plain, sifted = DenoiserClock(), DenoiserClock()
+        with plain.around(pipe.transformer):
+            plain_call(pipe, CANDIDATES)
+        with sifted.around(pipe.transformer):
+            sampler(pipe, PROMPT)
+        ratios.append(sifted.seconds / (share * plain.seconds))
+    return ratios, share
+
+
+def peak(candidates: int, max_rows: int | None) -> dict[str, float]:
+    """Peak memory of a TTSnap run in a fresh process, MiB: in all, and above the loaded models."""
+    options = json.dumps({"num_candidates": candidates, "max_rows": max_rows})
+    command = [sys.executable, "-m", "benchmarks.overhead", "--peak", options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure_peak(options: dict[str, Any]) -> dict[str, float]:
+    """Run in the fresh process: one small search to warm up, then the one that is measured."""
+    pipe, reward = _load()
+    gensift.TTSnap(reward, num_candidates=1)(pipe, PROMPT)
+    before = peak_memory_mib()
+    gensift.TTSnap(reward, **options)(pipe, PROMPT)
+    after = peak_memory_mib()
+    return {"total_mib": after, "search_mib": after - before}
+
+
+def _load() -> tuple[Any, Any]:
+    pipe = gensift.load_pipeline("shapes-flux")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, gensift.load_reward("shapes-clip")
+
+
+def _seconds(run: Any) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _summary(ratios: list[float]) -> dict[str, Any]:
+    values = np.array(ratios)
+    return {
+        "ratio": float(np.median(values)),
+        "mean_interval_95": interval(values),
+        "pairs": len(values),
+    }
+
+
+def main() -> None:
+    """Measure and publish."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        print(json.dumps(measure_peak(json.loads(arguments.peak))))
+        return
+    pipe, reward = _load()
+    keep_all(pipe, 2)  # warm-up: first calls allocate and choose kernels
+    together = keep_all(pipe, arguments.pairs)
+    alive, share = pruned(pipe, reward, arguments.pairs)
+    few = peak(MICRO_BATCH, None)
+    many = peak(CANDIDATES, MICRO_BATCH)
+    publish(
+        "overhead",
+        {
+            "candidates": CANDIDATES,
+            "keep_all_wall_time": _summary(together),
+            "pruned_denoiser_time": _summary(alive) | {"live_row_share": share},
+            "peak_memory": {
+                f"{MICRO_BATCH} candidates": few,
+                f"{CANDIDATES} candidates, max_rows={MICRO_BATCH}": many,
+                "ratio_total": many["total_mib"] / few["total_mib"],
+                "ratio_search": many["search_mib"] / few["search_mib"],
+            },
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
