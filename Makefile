@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup generate test lint types format bench clean
+.PHONY: help setup generate test lint types format docs bench clean
 
 help:
 	@echo "make setup     virtual environment with gensift and its development tools"
@@ -11,6 +11,7 @@ help:
 	@echo "make lint      formatter and linter, without changing files"
 	@echo "make types     mypy, strict"
 	@echo "make format    let the formatter and linter change files"
+	@echo "make docs      rewrite the generated tables in docs"
 	@echo "make bench     rewrite the figures in docs/benchmarks (about 20 minutes on two cores)"
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -37,6 +38,9 @@ types: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: setup
+	$(BIN)/python docs/tables.py
 
 bench: setup
 	$(BIN)/python -m benchmarks.search

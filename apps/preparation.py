@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,8 @@ def _load(
 
     device = resolve_device(options.device)
     silence_libraries()
+    # A reward of one's own usually lies where the command is typed; last, so that it hides nothing.
+    sys.path.append(os.getcwd())
     pipeline = load_pipeline(
         model,
         dtype=options.dtype,

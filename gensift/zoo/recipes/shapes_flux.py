@@ -173,7 +173,14 @@ def publish(folder: Path, steps: int | None = None) -> Path:
     finished = folder / "model"
     pipeline.to(torch.float16).save_pretrained(finished)
     (finished / CALL_DEFAULTS).write_text(json.dumps(DEFAULTS, indent=2) + "\n")
+    for encoder in ("text_encoder", "text_encoder_2"):
+        _compute_in_float32(finished / encoder / "config.json")
     return finished
+
+
+def _compute_in_float32(config: Path) -> None:
+    """Make transformers widen the stored weights when no dtype is asked for, as diffusers does."""
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2))
 
 
 def train(folder: Path, steps: int = STEPS) -> FluxPipeline:

@@ -1,0 +1,118 @@
+"""Rewrites the generated tables in `docs/*.md`, between `<!-- KIND NAME -->` and `<!-- end -->`.
+
+python docs/tables.py           rewrites them
+python docs/tables.py --check   fails if one is out of date
+
+Kinds: `options ttsnap` (options of a sampler), `cli generate` (command line options),
+`benchmark search` (a published benchmark).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any
+
+from apps.command_line import flag
+from apps.options import NAMES, PANELS, GenerateOptions
+from gensift.config import describe
+from samplers.registry import SAMPLERS
+
+DOCS = Path(__file__).parent
+SECTION = re.compile(r"(<!-- (\w+) ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    escaped = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+
+
+def options(sampler: str) -> str:
+    """What `-o key=value` sets for a sampler."""
+    cls: Any = SAMPLERS.get(sampler)
+    rows = [
+        [f"`{row.name}`", f"`{row.type}`", _default(row.default), row.help]
+        for row in describe(cls.config_class)
+    ]
+    return table(["option", "type", "default", "meaning"], rows)
+
+
+def cli(command: str) -> str:
+    """Options of a command, in the order of its help."""
+    known = {"generate": (GenerateOptions, PANELS, NAMES)}
+    cls, panels, names = known[command]
+    rows = {row.name: row for row in describe(cls)}
+    lines = [
+        [", ".join(f"`{n}`" for n in names.get(field, (flag(field),))), rows[field].help]
+        for fields in panels.values()
+        for field in fields
+    ]
+    return table(["option", "meaning"], lines)
+
+
+def benchmark(name: str) -> str:
+    """The rows of the search benchmark."""
+    rows = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())["rows"]
+    lines = []
+    for row in rows:
+        gains = row["gain_over"]
+        same = gains.get(f"best-of-{row['budget']}")
+        lines.append(
+            [
+                row["name"] if row["budget"] == 1 else f"{row['name']} (budget {row['budget']})",
+                str(row["num_candidates"]),
+                f"{row['nfe_per_prompt']:.0f}",
+                f"{row['decodes_per_prompt']:.0f}",
+                f"{row['seconds_per_prompt']:.2f}",
+                f"{row['reward']:.3f}",
+                _percent(row["geneval_mini"], row["geneval_mini_interval_95"]),
+                _percent(gains["one sample"]["geneval_mini"], gains["one sample"]["interval_95"]),
+                _percent(same["geneval_mini"], same["interval_95"]) if same else "",
+            ]
+        )
+    header = ["search", "candidates", "NFE", "decodes", "s", "reward", "GenEval-mini, %"]
+    return table([*header, "gain over one sample", "gain over best-of-N"], lines)
+
+
+KINDS: dict[str, Callable[[str], str]] = {"options": options, "cli": cli, "benchmark": benchmark}
+
+
+def filled(text: str) -> str:
+    """`text` with every generated section rewritten."""
+    return SECTION.sub(lambda m: f"{m[1]}{KINDS[m[2]](m[3])}{m[4]}", text)
+
+
+def outdated() -> list[Path]:
+    """Pages whose tables differ from what the code says now."""
+    return [page for page in DOCS.glob("*.md") if filled(page.read_text()) != page.read_text()]
+
+
+def _percent(value: float, bounds: Sequence[float]) -> str:
+    return f"{100 * value:.1f} ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
+
+
+def _default(value: Any) -> str:
+    if value is MISSING or value is None:
+        return ""
+    return f"`{','.join(map(str, value)) if isinstance(value, tuple) else value}`"
+
+
+def main() -> None:
+    """Rewrite or check."""
+    pages = outdated()
+    if "--check" in sys.argv:
+        if pages:
+            sys.exit(f"out of date: {', '.join(p.name for p in pages)}; run: python docs/tables.py")
+        return
+    for page in pages:
+        page.write_text(filled(page.read_text()))
+
+
+if __name__ == "__main__":
+    main()
