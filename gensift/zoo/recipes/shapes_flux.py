@@ -30,7 +30,7 @@ from gensift.zoo.recipes.vocabulary import (
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import CANVAS
 
-STEPS = 24_000
+STEPS = 22_000
 BATCH = 128
 MUON_RATE = 0.01
 ADAM_RATE = 1.5e-3

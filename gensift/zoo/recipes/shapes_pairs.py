@@ -102,7 +102,7 @@ def odd_collection(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def spoil(picture: Picture, scene: Scene, rng: np.random.Generator) -> Picture:
-    """Damage one object so that no prompt is true any more."""
+    """Damage one object, so that hardly ever a prompt is still true."""
     thing = scene[rng.integers(len(scene))]
     result = picture.copy()
     box = result[thing.top : thing.top + thing.size, thing.left : thing.left + thing.size]
@@ -179,7 +179,8 @@ def _render_some_wrong(scene: Scene, rng: np.random.Generator) -> tuple[Picture,
         changed = odd_collection(scene, rng)
         return render(changed), _labels(true_meanings(changed), original + misses)
     if fate < _WRONG_SHARE:
-        return spoil(render(scene), scene, rng), _labels([], original + misses)
+        spoiled = spoil(render(scene), scene, rng)
+        return spoiled, _labels(meanings_of(spoiled), original + misses)
     return render(scene), _labels(original, misses)
 
 
