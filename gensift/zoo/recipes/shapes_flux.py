@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -30,7 +31,7 @@ from gensift.zoo.recipes.vocabulary import (
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import CANVAS
 
-STEPS = 22_000
+STEPS = 22_500
 BATCH = 128
 MUON_RATE = 0.01
 ADAM_RATE = 1.5e-3
@@ -111,13 +112,42 @@ class PromptTokens:
 
     @classmethod
     def of(cls, pipeline: FluxPipeline, prompts: list[str]) -> PromptTokens:
-        """Tokenise `prompts` exactly as the pipeline does."""
+        """Tokenise `prompts` as the pipeline does, but for the article."""
         arguments = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         texts = [*prompts, ""]
+        clip, t5 = pipeline.tokenizer, pipeline.tokenizer_2
         return cls(
-            pipeline.tokenizer(texts, max_length=CLIP_LENGTH, **arguments).input_ids,
-            pipeline.tokenizer_2(texts, max_length=T5_LENGTH, **arguments).input_ids,
+            _one_article(clip, clip(texts, max_length=CLIP_LENGTH, **arguments).input_ids),
+            _one_article(t5, t5(texts, max_length=T5_LENGTH, **arguments).input_ids),
         )
+
+
+def _one_article(tokenizer: Any, ids: Tensor) -> Tensor:
+    """`ids` with every "an" replaced by "a".
+
+    Only orange things take "an"; as a word of its own it would have to be learnt anew from them
+    that an article means one.
+    """
+    a, an = _articles(tokenizer)
+    return ids.masked_fill(ids == an, a)
+
+
+def _articles(tokenizer: Any) -> tuple[int, int]:
+    # The last token is the end mark.
+    a, an = (tokenizer(word).input_ids[-2] for word in ("a", "an"))
+    return a, an
+
+
+@torch.no_grad()
+def share_article(pipeline: FluxPipeline) -> None:
+    """Make the encoders read "an" as the "a" that they were trained on."""
+    for tokenizer, encoder in (
+        (pipeline.tokenizer, pipeline.text_encoder),
+        (pipeline.tokenizer_2, pipeline.text_encoder_2),
+    ):
+        a, an = _articles(tokenizer)
+        table = encoder.get_input_embeddings().weight
+        table[an] = table[a]
 
 
 class FlowMatchingLoss(nn.Module):
@@ -201,6 +231,7 @@ def train(folder: Path, steps: int = STEPS) -> FluxPipeline:
         average_decay=0.9995,
     )
     run.run(lambda step: _loss_at(step, loss, scenes, tokens))
+    share_article(pipeline)
     return pipeline
 
 

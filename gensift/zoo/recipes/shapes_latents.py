@@ -20,7 +20,7 @@ from gensift.zoo.shapes.world import Scene, render
 
 SCENES = 81_920
 SEED = 23
-MIXTURE = {"single": 0.12, "count": 0.26, "and": 0.12, "relation": 0.50}
+MIXTURE = {"single": 0.20, "count": 0.26, "and": 0.12, "relation": 0.42}
 _ENCODE_BATCH = 128
 
 

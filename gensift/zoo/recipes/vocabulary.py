@@ -34,11 +34,13 @@ def build_t5_tokenizer() -> T5Tokenizer:
 
 def build_clip_tokenizer() -> CLIPTokenizer:
     """A byte-pair model trained until every word of the grammar is one token."""
+    # The trainer numbers letters differently on every run unless they are given, and breaks ties by
+    # their numbers; ids must fit the trained weights.
+    letters = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
     trainer = BpeTrainer(
         vocab_size=1000,
         min_frequency=1,
-        initial_alphabet=[*LETTERS],
-        special_tokens=[],
+        special_tokens=letters,
         end_of_word_suffix="</w>",
         show_progress=False,
     )

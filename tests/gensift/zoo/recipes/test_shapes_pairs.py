@@ -1,4 +1,4 @@
-"""Training pairs of shapes-clip: every label agrees with the verifier, and no prompt is held out."""
+"""Training pairs of shapes-clip: every label agrees with the verifier."""
 
 import numpy as np
 import torch
