@@ -1,6 +1,6 @@
 """What searching adds to the pipeline's own work, in time and in memory.
 
-    python -m benchmarks.overhead
+    python -m benchmarks.overhead [--device cuda]
 
 * keep-all: best-of-N with rewards off against the plain pipeline call on the same rows;
 * pruned: denoiser time of a TTSnap run against the plain call's, scaled by the share of rows that
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,6 @@ import torch
 
 import gensift
 from benchmarks.results import interval, publish
-from gensift.cost import peak_memory_mib
 from gensift.randomness import candidate_seeds, make_generators
 
 PROMPT = "a red circle left of a blue square"
@@ -49,9 +49,9 @@ class DenoiserClock:
 
         @functools.wraps(plain)
         def timed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
+            start = _now()
             output = plain(module, *args, **kwargs)
-            self.seconds += time.perf_counter() - start
+            self.seconds += _now() - start
             return output
 
         type(denoiser).forward = timed
@@ -94,35 +94,59 @@ def pruned(pipe: Any, reward: Any, pairs: int) -> tuple[list[float], float]:
     return ratios, share
 
 
-def peak(candidates: int, max_rows: int | None) -> dict[str, float]:
+def peak(candidates: int, max_rows: int | None, device: str) -> dict[str, float]:
     """Peak memory of a TTSnap run in a fresh process, MiB: in all, and above the loaded models."""
     options = json.dumps({"num_candidates": candidates, "max_rows": max_rows})
-    command = [sys.executable, "-m", "benchmarks.overhead", "--peak", options]
+    command = [sys.executable, "-m", "benchmarks.overhead", "--device", device, "--peak", options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def measure_peak(options: dict[str, Any]) -> dict[str, float]:
+def measure_peak(options: dict[str, Any], device: str) -> dict[str, float]:
     """Run in the fresh process: one small search to warm up, then the one that is measured."""
-    pipe, reward = _load()
+    pipe, reward = _load(device)
     gensift.TTSnap(reward, num_candidates=1)(pipe, PROMPT)
-    before = peak_memory_mib()
+    before = _restart_peak(device)
     gensift.TTSnap(reward, **options)(pipe, PROMPT)
-    after = peak_memory_mib()
+    after = _peak(device)
     return {"total_mib": after, "search_mib": after - before}
 
 
-def _load() -> tuple[Any, Any]:
-    pipe = gensift.load_pipeline("shapes-flux")
+def _restart_peak(device: str) -> float:
+    """Forget the peak of loading; returns what is in use now, MiB."""
+    if device == "cpu":
+        Path("/proc/self/clear_refs").write_text("5")
+    else:
+        torch.cuda.reset_peak_memory_stats()
+    return _peak(device)
+
+
+def _peak(device: str) -> float:
+    """The highest memory in use since the restart, MiB; on a CPU the resident set of Linux."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
+
+
+def _load(device: str) -> tuple[Any, Any]:
+    pipe = gensift.load_pipeline("shapes-flux", device=device)
     pipe.set_progress_bar_config(disable=True)
-    return pipe, gensift.load_reward("shapes-clip")
+    return pipe, gensift.load_reward("shapes-clip", device=device)
 
 
 def _seconds(run: Any) -> float:
-    start = time.perf_counter()
+    start = _now()
     run()
-    return time.perf_counter() - start
+    return _now() - start
+
+
+def _now() -> float:
+    """The clock, after all work handed to a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _summary(ratios: list[float]) -> dict[str, Any]:
@@ -138,19 +162,21 @@ def main() -> None:
     """Measure and publish."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    device = arguments.device
     if arguments.peak:
-        print(json.dumps(measure_peak(json.loads(arguments.peak))))
+        print(json.dumps(measure_peak(json.loads(arguments.peak), device)))
         return
-    pipe, reward = _load()
+    pipe, reward = _load(device)
     keep_all(pipe, 2)  # warm-up: first calls allocate and choose kernels
     together = keep_all(pipe, arguments.pairs)
     alive, share = pruned(pipe, reward, arguments.pairs)
-    few = peak(MICRO_BATCH, None)
-    many = peak(CANDIDATES, MICRO_BATCH)
+    few = peak(MICRO_BATCH, None, device)
+    many = peak(CANDIDATES, MICRO_BATCH, device)
     publish(
-        "overhead",
+        "overhead" if device == "cpu" else f"overhead-{device}",
         {
             "candidates": CANDIDATES,
             "keep_all_wall_time": _summary(together),

@@ -25,7 +25,7 @@ def publish(name: str, figures: Mapping[str, Any]) -> Path:
     """Write `docs/benchmarks/NAME.json`; returns the file."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     document = {
-        "command": f"python -m benchmarks.{' '.join([name, *sys.argv[1:]])}",
+        "command": f"python -m {' '.join([_module(), *sys.argv[1:]])}",
         "hardware": hardware(),
         "versions": {package: version(package) for package in PACKAGES},
         **figures,
@@ -33,6 +33,10 @@ def publish(name: str, figures: Mapping[str, Any]) -> Path:
     file = FOLDER / f"{name}.json"
     write_atomically(file, (json.dumps(document, indent=2) + "\n").encode())
     return file
+
+
+def _module() -> str:
+    return f"benchmarks.{Path(sys.argv[0]).stem}"
 
 
 def hardware() -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _from_pretrained(location: str, dtype: Any) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.from_pretrained(location, torch_dtype=dtype, use_safetensors=True)
+        return DiffusionPipeline.from_pretrained(location, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
