@@ -44,10 +44,13 @@ def _encode_sd(
     is_guided: bool,
     negative_prompt: Any = None,
     **_: Any,
-) -> tuple[Any, Any]:
-    seeds = _seeds(prompt, num_images_per_prompt)
-    negative = [zlib.crc32((negative_prompt or "").encode())] * len(seeds)
-    return text(seeds, TEXT_TOKENS, 32), text(negative, TEXT_TOKENS, 32)
+) -> tuple[Any, ...]:
+    count = 1 if isinstance(prompt, str) else len(prompt)
+    given = negative_prompt or ""
+    negatives = [given] * count if isinstance(given, str) else given
+    return tuple(
+        text(_seeds(words, num_images_per_prompt), TEXT_TOKENS, 32) for words in (prompt, negatives)
+    )
 
 
 def _seeds(prompt: str | Sequence[str], num_images_per_prompt: int) -> list[int]:

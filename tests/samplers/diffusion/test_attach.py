@@ -181,6 +181,19 @@ def test_each_prompt_of_a_call_is_searched_as_if_it_were_alone() -> None:
         ]
 
 
+@pytest.mark.parametrize("negative_prompt", ["", "blurry", ["", "blurry"]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_guidance_reaches_every_prompt_of_a_call(family: str, negative_prompt: Any) -> None:
+    pipe, prompts = speaking(family), ["a red circle", "two blue squares"]
+    name = "true_cfg_scale" if family == "flux" else "guidance_scale"
+    arguments = {"num_images_per_prompt": 3, "negative_prompt": negative_prompt, name: 3.0}
+    images, output = sifted(BestOfN(contrast), pipe, prompts, **arguments)
+    for index, prompt in enumerate(prompts):
+        own = negative_prompt if isinstance(negative_prompt, str) else negative_prompt[index]
+        alone = {"negative_prompt": own, name: 3.0}
+        assert close(images[[index]], plain(pipe, [output.seeds[index]], prompt, **alone))
+
+
 def test_without_a_reward_all_samples_come_back_in_order() -> None:
     pipe = speaking("sd15")
     with gensift.attach(BestOfN(None), pipe, seeds=[SEEDS]) as run:
