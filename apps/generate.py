@@ -100,7 +100,7 @@ def _plan(job: Any) -> Any:
     from apps.report import plan_document, show_plan
     from apps.run_generate import times
 
-    plan = job.make_sampler().plan(job.pipeline, 1, **job.call)
+    plan = job.make_sampler().plan(job.pipeline, job.prompts[0], **job.call)
     planned = times(plan.cost, len(job.prompts))
     return lambda: show_plan(job, plan, planned), plan_document(job, plan, planned)
 

@@ -14,7 +14,7 @@ from typing import Any
 from apps.console import silence_libraries
 from apps.options import GenerateOptions, call_arguments, sampler_fields
 from gensift.config import config_hash, from_dict, to_dict
-from gensift.errors import RunFolderError
+from gensift.errors import ConfigError, RunFolderError, UnsupportedPipelineError
 from samplers.registry import SAMPLERS
 
 OUTPUTS = Path("outputs")
@@ -134,10 +134,14 @@ def default_folder(config: Mapping[str, Any], prompts: Sequence[str]) -> Path:
 
 
 def _check_reward_names(names: Sequence[str]) -> None:
-    from rewards.registry import REWARDS
+    from rewards.registry import REWARDS, load_reward
 
+    # A reward of one's own usually lies where the command is typed; last, so that it hides nothing.
+    sys.path.append(os.getcwd())
     for name in names:
-        if ":" not in name:
+        if ":" in name:
+            load_reward(name)
+        else:
             REWARDS.get(name)
 
 
@@ -149,8 +153,6 @@ def _load(
 
     device = resolve_device(options.device)
     silence_libraries()
-    # A reward of one's own usually lies where the command is typed; last, so that it hides nothing.
-    sys.path.append(os.getcwd())
     pipeline = load_pipeline(
         model,
         dtype=options.dtype,
@@ -172,5 +174,13 @@ def _pipeline_call(
     guidance = guidance_argument(pipeline)
     own = {"num_inference_steps": options.steps, guidance: options.guidance_scale}
     call = call_arguments(options, inspect.signature(type(pipeline).__call__).parameters)
+    for name in own.keys() & call.keys():
+        if own[name] is not None:
+            raise ConfigError(f"`{name}` is given by --call and by an option of its own; give one.")
     call |= {name: value for name, value in own.items() if value is not None}
+    if "num_videos_per_prompt" in inspect.signature(type(pipeline).__call__).parameters:
+        raise UnsupportedPipelineError(
+            f"{type(pipeline).__name__} draws videos, and `generate` writes pictures only; "
+            "search it in Python: sampler(pipe, prompts)."
+        )
     return call, {**call_defaults(pipeline), **call}, guidance

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from apps.console import say
@@ -17,7 +18,7 @@ from apps.progress import SearchProgress, show_progress
 from apps.results import write_prompt
 from gensift import __version__
 from gensift.cost import Cost
-from gensift.errors import DeviceError, GensiftError
+from gensift.errors import DeviceError, GensiftError, RunFolderError
 from gensift.randomness import candidate_seeds
 from gensift.runs import LOCK, SUMMARY, RunFolder
 
@@ -92,7 +93,8 @@ def versions() -> dict[str, str]:
 @contextmanager
 def _open_folder(job: Job) -> Iterator[RunFolder]:
     """Open the run folder, and take away again what a run that came to nothing has begun."""
-    was_there, was_run = job.folder.exists(), (job.folder / SUMMARY).exists()
+    was_run = (job.folder / SUMMARY).exists()
+    missing = [p for p in (job.folder, *job.folder.parents) if not p.exists()]
     with RunFolder(
         job.folder,
         config=job.config,
@@ -104,30 +106,44 @@ def _open_folder(job: Job) -> Iterator[RunFolder]:
             yield folder
         except GensiftError:
             if not was_run and not folder.results():
-                _discard(folder, keep_folder=was_there)
+                _discard(folder, missing)
             raise
 
 
-def _discard(folder: RunFolder, *, keep_folder: bool) -> None:
-    if not keep_folder:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        return
+def _discard(folder: RunFolder, made: Sequence[Path]) -> None:
+    """Remove what the run has begun: its files, and the folders that it `made`, innermost first."""
     for name in (SUMMARY, PLAN, LOCK):
         (folder.path / name).unlink(missing_ok=True)
+    if made:
+        shutil.rmtree(made[0], ignore_errors=True)
+    for parent in made[1:]:
+        parent.rmdir()
 
 
 def _say_what_is_done(job: Job, folder: RunFolder) -> set[int]:
+    for line in folder.results():
+        index = line["prompt_index"]
+        if index < len(job.prompts) and line["prompt"] != job.prompts[index]:
+            raise RunFolderError(
+                f"{folder.path} holds a result for prompt {index}, {line['prompt']!r}, but now it "
+                f"is {job.prompts[index]!r}; add new prompts at the end, or give another --output."
+            )
     finished = folder.finished(job.prompts)
     if finished:
         say(
             f"Resuming {folder.path}: {len(finished)} of {len(job.prompts)} prompts are finished "
             "and skipped."
         )
-    for line in folder.results():
-        index = line["prompt_index"]
-        if index < len(job.prompts) and index not in finished:
-            say(f"Prompt {index} was {line['prompt']!r} before; its result is replaced.")
+    _number_first_trace(job, folder)
     return finished
+
+
+def _number_first_trace(job: Job, folder: RunFolder) -> None:
+    """A folder that began with a single prompt holds that trace without a number."""
+    for kind in ("json", "png"):
+        single, numbered = (folder.path / f"{name}.{kind}" for name in ("trace", "trace-0000"))
+        if len(job.prompts) > 1 and single.exists() and not numbered.exists():
+            single.replace(numbered)
 
 
 def _settle(job: Job, folder: RunFolder) -> tuple[Any, Any]:
@@ -140,10 +156,12 @@ def _settle(job: Job, folder: RunFolder) -> tuple[Any, Any]:
     if file.exists():
         count = json.loads(file.read_bytes())["num_candidates"]
     else:
-        count = job.make_sampler().plan(job.pipeline, 1, **job.call).num_candidates
+        with _memory_advice():
+            plan = job.make_sampler().plan(job.pipeline, job.prompts[0], **job.call)
+        count = plan.num_candidates
     changes = {"num_candidates": count, "budget": None}
     sampler = job.make_sampler(**{k: v for k, v in changes.items() if k in job.sampler_options})
-    plan = sampler.plan(job.pipeline, 1, **job.call)
+    plan = sampler.plan(job.pipeline, job.prompts[0], **job.call)
     if not file.exists():
         folder.write_json(PLAN, plan.to_dict())
     return sampler, plan

@@ -67,7 +67,7 @@ def _import_reward(spec: str) -> Reward:
         raise ConfigError(f"Reward {spec!r} is malformed; write module:function.")
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError) as error:
+    except Exception as error:  # whatever the module does when it is imported
         raise MissingExtraError(
             f"Reward {spec!r}: module {module_name!r} cannot be imported ({error}); install it, or "
             "put its folder on PYTHONPATH."

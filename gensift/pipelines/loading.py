@@ -44,7 +44,7 @@ def load_pipeline(
         raise DeviceError("cpu_offload moves parts off a GPU, but the device is cpu; leave it out.")
     pipe = _from_pretrained(_locate(str(name_or_path)), _resolve_dtype(dtype, target))
     if attention_backend is not None:
-        _set_attention_backend(pipe, attention_backend)
+        _set_attention_backend(pipe, attention_backend, target)
     if cpu_offload:
         pipe.enable_model_cpu_offload(device=target)
     else:
@@ -61,7 +61,10 @@ def call_defaults(pipeline: Any) -> dict[str, Any]:
     file = folder / CALL_DEFAULTS
     if not (folder / "model_index.json").is_file() or not file.is_file():
         return {}
-    defaults: dict[str, Any] = json.loads(file.read_text())
+    try:
+        defaults: dict[str, Any] = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{file} is no JSON object ({error}); mend or remove it.") from error
     return defaults
 
 
@@ -79,6 +82,10 @@ def resolve_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError as error:
         raise DeviceError(f"Device {name!r} is unknown; use cpu, cuda, cuda:N or mps.") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(f"Device {name!r} is not supported; use cpu, cuda, cuda:N or mps.")
+    if device.type == "cpu":
+        return "cpu"
     missing = {
         "cuda": not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count(),
         "mps": not torch.backends.mps.is_available(),
@@ -92,7 +99,7 @@ def _resolve_dtype(dtype: Dtype, device: str) -> Any:
     import torch
 
     if dtype == "auto":
-        return torch.float32 if device == "cpu" else torch.bfloat16
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in known:
         raise ConfigError(f"dtype {dtype!r} is unknown; use auto, {', '.join(known)}.")
@@ -120,10 +127,11 @@ def _locate(name: str) -> str:
 
 def _from_pretrained(location: str, dtype: Any) -> Any:
     from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
 
     try:
         return DiffusionPipeline.from_pretrained(location, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"Model {location!r} cannot be loaded: {reason}. Check the name, the network, or that "
@@ -133,11 +141,11 @@ def _from_pretrained(location: str, dtype: Any) -> Any:
         raise MissingExtraError(f"Model {location!r} needs a missing package: {error}.") from error
 
 
-def _set_attention_backend(pipe: Any, name: str) -> None:
+def _set_attention_backend(pipe: Any, name: str, device: str) -> None:
     if name == "xformers":
         from gensift.pipelines.attention import require_xformers
 
-        require_xformers(next(iter(_denoisers(pipe))).device)
+        require_xformers(device)
     for denoiser in _denoisers(pipe):
         if not hasattr(denoiser, "set_attention_backend"):
             raise ConfigError(f"{type(denoiser).__name__} has no choice of attention backend.")

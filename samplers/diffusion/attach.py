@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gensift.errors import ConfigError, UnsupportedPipelineError
+from gensift.errors import ConfigError, GensiftError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds, make_generators
 from samplers.diffusion.attachment import family_of_pipeline, gate_denoisers
 from samplers.diffusion.callback import num_steps_of
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 
 # Families whose pipelines call `scheduler.step` without passing on the generators.
 _WITHOUT_STEP_GENERATOR = ("sd3", "flux", "qwen-image", "z-image", "wan", "dit")
+_STOCHASTIC_SCHEDULERS = (
+    "DDPMScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "FlowMatchLCMScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LCMScheduler",
+)
+# Pictures decoded at a time for a verdict: four of 1024 x 1024 pixels, many small ones.
+_DECODE_PIXELS = 2**22
 COUNT_ARGUMENTS = ("num_images_per_prompt", "num_videos_per_prompt")
 
 
@@ -135,6 +144,7 @@ class PipelineCall:
             raise ConfigError(f"{type(pipe).__name__} cannot be called so: {error}.") from error
         bound.apply_defaults()
         arguments = dict(list(bound.arguments.items())[1:])
+        arguments |= arguments.pop(_name_of_rest(function), {})
         prompt = arguments.get("prompt") or judged_prompts
         prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt or ())
         if not prompts:
@@ -142,6 +152,11 @@ class PipelineCall:
                 f"{type(pipe).__name__} was called without `prompt`; rewards judge against the "
                 "prompt, so give it as text, or as `attach(..., prompts=[...])` with embeddings."
             )
+        _refuse_uneven_loop(pipe, arguments)
+        for name in ("negative_prompt", "negative_prompt_2", "negative_prompt_3"):
+            # Some pipelines read a single text as one row, however many prompts there are.
+            if isinstance(prompt, list) and isinstance(arguments.get(name), str):
+                arguments[name] = [arguments[name]] * len(prompts)
         if arguments.get("latents") is not None:
             raise ConfigError(
                 "`latents` was given; a search draws each candidate's latents from its own seed. "
@@ -165,7 +180,9 @@ class PipelineCall:
         """Height and width in pixels: as given, or the pipeline's own default."""
         default = getattr(self.pipe, "default_sample_size", 0) * self._scale_factor
         height, width = (self.arguments.get(name) or default for name in ("height", "width"))
-        return int(height), int(width)
+        if not all(isinstance(side, int) for side in (height, width)):
+            raise ConfigError(f"height {height!r} and width {width!r} must be whole pixels.")
+        return height, width
 
     @property
     def _scale_factor(self) -> int:
@@ -208,6 +225,11 @@ class PipelineCall:
         return self._drawing_from(generators or [], given // len(self.prompts))
 
     def _drawing_from(self, generators: list[torch.Generator], count: int) -> PipelineCall:
+        if any(_was_used(generator) for generator in generators):
+            raise ConfigError(
+                "A generator was drawn from before, so its seed would not reproduce the sample; "
+                "make a fresh one: torch.Generator().manual_seed(seed)."
+            )
         seeds = [generator.initial_seed() for generator in generators]
         groups = tuple(tuple(seeds[i : i + count]) for i in range(0, len(seeds), count))
         arguments = self.arguments | {"generator": generators}
@@ -218,6 +240,37 @@ class PipelineCall:
     def run(self) -> Any:
         """Make the call."""
         return self.function(self.pipe, **self.arguments)
+
+
+def _was_used(generator: torch.Generator) -> bool:
+    fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
+    return not torch.equal(generator.get_state(), fresh.get_state())
+
+
+def _name_of_rest(function: Callable[..., Any]) -> str:
+    """The name of a function's `**kwargs`, or an empty text."""
+    parameters = inspect.signature(function).parameters.values()
+    return next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), "")
+
+
+# Arguments that shorten the loop or change its rows along the way, and their neutral values.
+_UNEVEN = {
+    "strength": (None, 1.0),
+    "denoising_start": (None,),
+    "denoising_end": (None, 1.0),
+    "cfg_truncation": (None, 1.0),
+    "skip_guidance_layers": (None,),
+}
+
+
+def _refuse_uneven_loop(pipe: Any, arguments: dict[str, Any]) -> None:
+    """Checkpoints and costs are planned for whole loops whose steps are alike."""
+    for name, neutral in _UNEVEN.items():
+        if arguments.get(name) not in neutral:
+            raise UnsupportedPipelineError(
+                f"{type(pipe).__name__} was called with {name}={arguments[name]}, by which steps "
+                "are left out or differ; searches plan whole loops of equal steps. Leave it out."
+            )
 
 
 def _check_seeds(seeds: Sequence[Sequence[int]], prompts: int, count: int) -> None:
@@ -233,9 +286,11 @@ def _refuse_shared_noise(pipe: Any) -> None:
     """Refuse solvers whose noise would not come from the candidates' own generators."""
     family = family_of_pipeline(pipe).name
     config = pipe.scheduler.config
-    is_stochastic = config.get("stochastic_sampling") or str(
-        config.get("algorithm_type")
-    ).startswith("sde-")
+    is_stochastic = (
+        type(pipe.scheduler).__name__ in _STOCHASTIC_SCHEDULERS
+        or config.get("stochastic_sampling")
+        or str(config.get("algorithm_type")).startswith("sde-")
+    )
     if is_stochastic and family in _WITHOUT_STEP_GENERATOR:
         raise UnsupportedPipelineError(
             f"{type(pipe).__name__} gives its scheduler no generator, so with the stochastic "
@@ -262,7 +317,9 @@ def _search(
         previewer=Previewer(call.pipe, height, width),
         live=live,
         stages=plan.stages,
-        max_images=config.max_rows,
+        max_images=min(
+            config.max_rows or len(live.alive), max(1, _DECODE_PIXELS // (height * width or 1))
+        ),
         progress=progress,
     )
     with (
@@ -275,8 +332,18 @@ def _search(
             live_rows=lambda: live.alive,
         ),
     ):
-        output = call.run()
+        try:
+            output = call.run()
+        except (TypeError, ValueError) as error:
+            if isinstance(error, GensiftError) or any(gate.calls for gate in gates):
+                raise
+            raise ConfigError(f"{type(call.pipe).__name__} refused the call: {error}") from error
     sift.finish()
+    if not sift.order:
+        raise UnsupportedPipelineError(
+            f"{type(call.pipe).__name__} ended before step {plan.num_steps} of its scheduler, so "
+            "no candidate was chosen; neither interrupt the call nor exchange its scheduler."
+        )
     samples = output[0] if isinstance(output, tuple) else next(iter(output.values()))
     device = getattr(call.pipe, "_execution_device", "cpu")
     found = SamplerOutput(

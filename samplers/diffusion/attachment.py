@@ -88,6 +88,12 @@ def gate_denoisers(
         raise ConfigError(
             f"{type(pipe).__name__} already runs under a row gate; leave that block first."
         )
+    for module in denoisers_of(pipe):
+        if getattr(module, "is_cache_enabled", False):
+            raise UnsupportedPipelineError(
+                f"A diffusers cache is enabled on {type(module).__name__}; it keeps one state for "
+                "the whole batch and would mix pruned candidates. Call disable_cache() first."
+            )
     is_finished = False
     try:
         with ExitStack() as stack:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from gensift.cost import Stopwatch
+from gensift.errors import ConfigError
 from rewards.combine import CompositeReward, rank_sum
 from rewards.protocol import Reward, call_reward, reward_name
 from samplers.diffusion.preview import Previewer
@@ -47,7 +48,7 @@ class Judge:
     """
 
     def __init__(self, reward: RewardSpec, *, keep_previews: bool = False) -> None:
-        self._parts, self._combine = _parts_of(reward)
+        self._parts, self._combine = _parts_of(check_reward(reward))
         self._keep_previews = keep_previews
         self.decodes = 0
         self.reward_calls = dict.fromkeys(self._parts, 0)
@@ -69,11 +70,11 @@ class Judge:
         """Decode and score `latents` `(rows, ...)`, one prompt per row."""
         scores: dict[str, list[Tensor]] = {name: [] for name in self._parts}
         thumbnails: list[Image.Image] = []
-        size = max_images or len(latents)
-        for start in range(0, len(latents), size):
-            part, texts = latents[start : start + size], prompts[start : start + size]
-            with self.stopwatch.part("decode"):
-                images = previewer.decode(part)
+        done = 0
+        while done < len(latents):
+            images = self._decode(previewer, latents[done : done + (max_images or len(latents))])
+            part, texts = latents[done : done + len(images)], prompts[done : done + len(images)]
+            done += len(images)
             self.decodes += len(part)
             on_image("decode", len(part))
             for name, reward in self._parts.items():
@@ -85,10 +86,44 @@ class Judge:
                 thumbnails += [_thumbnail(image) for image in images]
         return Verdict({name: torch.cat(values) for name, values in scores.items()}, thumbnails)
 
+    def _decode(self, previewer: Previewer, latents: Tensor) -> Tensor:
+        """Pictures of as many leading `latents` as memory allows."""
+        while True:
+            try:
+                with self.stopwatch.part("decode"):
+                    return previewer.decode(latents)
+            except torch.OutOfMemoryError:
+                if len(latents) == 1:
+                    raise
+            torch.cuda.empty_cache()
+            latents = latents[: len(latents) // 2]
+
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
         """One score per living candidate of one prompt; non-finite ones become -inf."""
         combined = self._combine(scores)
         return torch.where(torch.isfinite(combined), combined, -torch.inf)
+
+
+def check_reward(reward: RewardSpec) -> RewardSpec:
+    """`reward` itself.
+
+    Raises:
+        ConfigError: it cannot be called, or is an empty mapping.
+    """
+    if isinstance(reward, CompositeReward) or reward is None:
+        return reward
+    parts = reward if isinstance(reward, Mapping) else {"reward": reward}
+    if not parts:
+        raise ConfigError("The mapping of rewards is empty; give at least one reward, or None.")
+    for name, part in parts.items():
+        if isinstance(part, str):
+            raise ConfigError(f"{name} is the text {part!r}; give gensift.load_reward({part!r}).")
+        if not callable(part) or isinstance(part, CompositeReward):
+            raise ConfigError(
+                f"{name} is a {type(part).__name__}; give a function of pictures and prompts, or a "
+                "mapping of names to such functions."
+            )
+    return reward
 
 
 def _parts_of(

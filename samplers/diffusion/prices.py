@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gensift.errors import ConfigError
 from gensift.randomness import candidate_seeds, make_generators
 from samplers.diffusion.attach import PipelineCall
 from samplers.diffusion.judge import Judge, RewardSpec
@@ -37,6 +38,12 @@ def measure_prices(
         # Some pipelines take the schedule as a list; a probe only needs its length.
         arguments = call.arguments | probe | {"num_inference_steps": steps}
         arguments |= {name: None for name in ("timesteps", "sigmas") if name in arguments}
+        # The probe has one prompt.
+        arguments |= {
+            name: value[0]
+            for name, value in arguments.items()
+            if name.startswith(("prompt", "negative_prompt")) and isinstance(value, list)
+        }
         arguments["generator"] = make_generators(seeds)
         with torch.no_grad():
             output = replace(call, arguments=arguments).run()
@@ -44,8 +51,15 @@ def measure_prices(
 
     run(_SHORT)  # warm-up: first calls allocate and choose kernels
     _, short = meter(lambda: run(_SHORT))
+    # Solvers of higher order call the denoiser more often than they are asked for steps.
+    few = len(call.pipe.scheduler.timesteps)
     latents, long = meter(lambda: run(_LONG))
-    step = max(long - short, 0.0) / ((_LONG - _SHORT) * _ROWS)
+    step = (long - short) / ((len(call.pipe.scheduler.timesteps) - few) * _ROWS)
+    if step <= 0:
+        raise ConfigError(
+            f"A budget in {unit} cannot be measured here: {_LONG} steps took no longer than "
+            f"{_SHORT}. Give it in nfe."
+        )
     return Prices(step=step, verdict=_verdict_price(call, reward, latents, meter))
 
 
@@ -65,11 +79,16 @@ def _verdict_price(
 
 
 def _time(run: Callable[[], Any]) -> tuple[Any, float]:
+    _finish_gpu_work()
     start = time.perf_counter()
     result = run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    _finish_gpu_work()
     return result, time.perf_counter() - start
+
+
+def _finish_gpu_work() -> None:
+    for device in range(torch.cuda.device_count()):
+        torch.cuda.synchronize(device)
 
 
 def _count_flops(run: Callable[[], Any]) -> tuple[Any, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,8 +13,10 @@ from gensift.cost import Cost
 from gensift.errors import ConfigError
 from gensift.pipelines.loading import call_defaults
 from samplers.diffusion.attach import PipelineCall, attach
+from samplers.diffusion.attachment import family_of_pipeline
 from samplers.diffusion.guidance import guidance_rows
-from samplers.diffusion.judge import Judge, RewardSpec
+from samplers.diffusion.judge import Judge, RewardSpec, check_reward
+from samplers.diffusion.prediction import check_scheduler
 from samplers.diffusion.schedule import (
     Checkpoint,
     PlannedStage,
@@ -51,15 +54,14 @@ class SearchConfig:
     def __post_init__(self) -> None:
         check(self, self.problems())
 
-    def problems(self) -> list[str]:
+    def problems(self) -> Iterator[str]:
         """Faults between options, one phrase each."""
+        if self.budget is not None and not math.isfinite(self.budget):
+            yield f"`budget` {self.budget} is no amount"
         if self.num_candidates is not None and self.budget is not None:
-            return ["`num_candidates` and `budget` are both given; give one"]
-        if self.num_candidates is not None and self.num_outputs > self.num_candidates:
-            return [
-                f"`num_outputs` {self.num_outputs} exceeds `num_candidates` {self.num_candidates}"
-            ]
-        return []
+            yield "`num_candidates` and `budget` are both given; give one"
+        elif self.num_candidates is not None and self.num_outputs > self.num_candidates:
+            yield f"`num_outputs` {self.num_outputs} exceeds `num_candidates` {self.num_candidates}"
 
 
 DEFAULT_CANDIDATES = 16
@@ -123,7 +125,7 @@ class DiffusionSearch:
         if config is not None and options:
             raise ConfigError("Both `config` and single options were given; give one of them.")
         self.config = config or from_dict(self.config_class, options)
-        self.reward = reward
+        self.reward = check_reward(reward)
         self.keep_previews = keep_previews
 
     def checkpoints(self, num_steps: int) -> tuple[Checkpoint, ...]:
@@ -156,13 +158,20 @@ class DiffusionSearch:
             pipeline(prompt=texts, **arguments)
         return run.output
 
-    def plan(self, pipeline: Any, num_prompts: int = 1, **pipeline_kwargs: Any) -> Plan:
+    def plan(
+        self, pipeline: Any, prompts: int | str | Sequence[str] = 1, **pipeline_kwargs: Any
+    ) -> Plan:
         """What a call with these arguments would do and cost, without doing it.
 
-        A budget in FLOPs or seconds runs a few steps to measure the prices.
+        Args:
+            pipeline: a diffusers pipeline.
+            prompts: the prompts, or just their number. A budget in FLOPs or seconds runs a few
+                steps of the first prompt to measure the prices, so the reward must understand it.
+            pipeline_kwargs: for the pipeline's own call.
         """
         arguments = call_defaults(pipeline) | pipeline_kwargs
-        arguments["prompt"] = ["a"] * num_prompts
+        texts = ["a"] * prompts if isinstance(prompts, int) else prompts
+        arguments["prompt"] = [texts] if isinstance(texts, str) else list(texts)
         call = PipelineCall.bind(pipeline, type(pipeline).__call__, (), arguments)
         return self.plan_call(call, self.num_candidates(call))
 
@@ -183,6 +192,8 @@ class DiffusionSearch:
         """The plan of one pipeline call with `num_candidates` per prompt."""
         steps, rows = _count_steps(call), guidance_rows(call.pipe, call.arguments)
         checkpoints = self.checkpoints(steps)
+        if checkpoints and self.reward is not None:
+            check_scheduler(call.pipe.scheduler)
         outputs = self.config.num_outputs if self.reward is not None else num_candidates
         if outputs > num_candidates:
             raise ConfigError(
@@ -193,7 +204,8 @@ class DiffusionSearch:
         prompts = len(call.prompts)
         judge = Judge(self.reward)
         judged = verdicts(stages) * prompts if judge.names else 0
-        per_forward = num_candidates * prompts * rows
+        together = min(rows, max(family_of_pipeline(call.pipe).groups))
+        per_forward = num_candidates * prompts * together
         return Plan(
             num_candidates=num_candidates,
             num_prompts=prompts,

@@ -7,6 +7,7 @@ index, and candidates whose score is not finite never survive.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,9 +31,10 @@ class TTSnapConfig(SearchConfig):
         (0.65, 0.65, 0.5), help="share of the living candidates kept at each checkpoint"
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> Iterator[str]:
         """Faults between options, one phrase each."""
-        return super().problems() + schedule_problems(self.checkpoints, self.keep)
+        yield from super().problems()
+        yield from schedule_problems(self.checkpoints, self.keep)
 
 
 class TTSnap(DiffusionSearch):

@@ -116,7 +116,7 @@ def test_a_finished_run_is_skipped_and_said_so(generate, tmp_path):
     assert again.document["cost"] == first["cost"]
 
 
-def test_prompts_may_be_appended_and_changed_ones_are_replaced(generate, tmp_path):
+def test_prompts_may_be_appended_but_not_changed(generate, tmp_path):
     def run(*prompts):
         file = tmp_path / "p.txt"
         file.write_text("\n".join(prompts))
@@ -124,14 +124,22 @@ def test_prompts_may_be_appended_and_changed_ones_are_replaced(generate, tmp_pat
 
     run("a", "b")
     assert "2 of 3 prompts are finished" in run("a", "b", "c").err
-    assert "Prompt 1 was 'b' before" in run("a", "x", "c").err
+    assert "holds a result for prompt 1, 'b', but now it is 'x'" in run("a", "x", "c").error
     assert sorted(
         (line["prompt_index"], line["prompt"]) for line in lines_of(tmp_path / "out")
     ) == [
         (0, "a"),
-        (1, "x"),
+        (1, "b"),
         (2, "c"),
     ]
+
+
+def test_the_trace_of_a_first_single_prompt_is_kept_when_prompts_are_added(generate, tmp_path):
+    generate("--sampler", "fake", "--prompt", "a", "-n", 4, "--output", "out")
+    generate("--sampler", "fake", "--prompt", "a", "--prompt", "b", "-n", 4, "--output", "out")
+    trace = Trace.from_json((tmp_path / "out" / "trace.json").read_text())
+    assert [p.prompt for p in trace.prompts] == ["a", "b"]
+    assert (tmp_path / "out" / "trace-0000.png").exists()
 
 
 def test_another_config_in_the_folder_is_refused_but_less_memory_is_not(generate):

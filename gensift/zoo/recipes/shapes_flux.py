@@ -31,7 +31,7 @@ from gensift.zoo.recipes.vocabulary import (
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import CANVAS
 
-STEPS = 22_500
+STEPS = 24_000
 BATCH = 128
 MUON_RATE = 0.01
 ADAM_RATE = 1.5e-3

@@ -348,3 +348,27 @@ def test_noise_from_the_candidates_own_generators_is_welcome(scheduler: str) -> 
     pipe = speaking("sd15", scheduler)
     images, output = sifted(TTSnap(contrast), pipe, num_images_per_prompt=6)
     assert close(images, plain(pipe, output.seeds))
+
+
+def test_a_call_that_ends_early_is_an_error_not_an_unsifted_result() -> None:
+    pipe = speaking("flux")
+
+    def interrupt(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = step == 1
+        return values
+
+    with pytest.raises(UnsupportedPipelineError, match="ended before step 6"):
+        sifted(BestOfN(contrast), pipe, num_images_per_prompt=3, callback_on_step_end=interrupt)
+
+
+def test_an_enabled_cache_of_diffusers_is_refused() -> None:
+    pipe = speaking("flux")
+    pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
+    with pytest.raises(UnsupportedPipelineError, match="disable_cache"):
+        sifted(BestOfN(contrast), pipe, num_images_per_prompt=3)
+
+
+@pytest.mark.parametrize("reward", ["shapes-clip", [contrast, contrast], {}, {"a": "b"}])
+def test_what_is_no_reward_is_refused_at_once(reward: Any) -> None:
+    with pytest.raises(ConfigError, match="give"):
+        BestOfN(reward)
