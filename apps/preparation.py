@@ -183,4 +183,8 @@ def _pipeline_call(
             f"{type(pipeline).__name__} draws videos, and `generate` writes pictures only; "
             "search it in Python: sampler(pipe, prompts)."
         )
+    needs_negative = guidance == "true_cfg_scale" and (options.guidance_scale or 0) > 1
+    if needs_negative and "negative_prompt" not in call_defaults(pipeline):
+        # Without any negative prompt such pipelines ignore the scale.
+        call.setdefault("negative_prompt", " ")
     return call, {**call_defaults(pipeline), **call}, guidance

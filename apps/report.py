@@ -133,5 +133,8 @@ def _number(reward: Any) -> str:
 
 
 def _average(rewards: Sequence[Any]) -> float | None:
-    finite = [float(r) for r in rewards if r is not None and math.isfinite(float(r))]
+    """Mean of the finite rewards; None if one is unknown, as the rest would flatter or deceive."""
+    if any(reward is None for reward in rewards):
+        return None
+    finite = [float(r) for r in rewards if math.isfinite(float(r))]
     return sum(finite) / len(finite) if finite else None
