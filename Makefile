@@ -22,7 +22,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 setup: $(VENV)/.ready
 
 generate: setup
-	$(BIN)/generate --sampler ttsnap --prompt "a red circle left of a blue square" \
+	$(BIN)/generate --sampler ttsnap --prompt "three green crosses" \
 		--num-candidates 16 --output outputs/first
 
 test: setup

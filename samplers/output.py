@@ -87,8 +87,24 @@ class Sampler(Protocol):
     config_class: ClassVar[type[Any]]
     default_model: ClassVar[str]
 
+    def __init__(self, reward: Any, *, keep_previews: bool = False, **options: Any) -> None:
+        """Take what judges, and the options of `config_class` by name."""
+        ...
+
+    def plan(
+        self, pipeline: Any, prompts: int | str | Sequence[str] = 1, **pipeline_kwargs: Any
+    ) -> Any:
+        """What a call would do, without doing it; has `num_candidates`, `cost` and `to_dict()`."""
+        ...
+
     def __call__(
-        self, pipeline: Any, prompts: str | Sequence[str], **pipeline_kwargs: Any
+        self,
+        pipeline: Any,
+        prompts: str | Sequence[str],
+        *,
+        seeds: Sequence[Sequence[int]] | None = None,
+        progress: Progress | None = None,
+        **pipeline_kwargs: Any,
     ) -> SamplerOutput:
         """Draw samples for `prompts`."""
         ...
