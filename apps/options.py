@@ -36,6 +36,11 @@ class GenerateOptions:
         help="What to judge by: a name (--list-rewards) or module:function; several are combined "
         "by rank sum. By default shapes-clip for the shapes models, else clip-score.",
     )
+    reward_option: tuple[str, ...] = option(
+        (),
+        help="Option of a reward as key=value, such as model=ViT-B-32; with several rewards as "
+        "reward:key=value.",
+    )
     num_candidates: int | None = option(None, minimum=1, help="Candidates per prompt.")
     budget: str | float | None = option(
         None,
@@ -91,6 +96,7 @@ PANELS = {
     "How to search": (
         "sampler",
         "reward",
+        "reward_option",
         "num_candidates",
         "budget",
         "outputs_per_prompt",
@@ -195,6 +201,35 @@ def call_arguments(options: GenerateOptions, allowed: Iterable[str]) -> dict[str
             problems.append(f"`--call {name}` is given twice; give it once")
         else:
             found[name] = _json_or_text(text)
+    if problems:
+        raise ConfigError.from_problems("generate", problems)
+    return found
+
+
+def reward_options(options: GenerateOptions, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what `--reward-option` sets, per reward of `names`; values as in `call_arguments`.
+
+    Raises:
+        ConfigError: if an entry is malformed, given twice, or not of one of the rewards.
+    """
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    problems = []
+    for entry in options.reward_option:
+        target, equals, text = entry.partition("=")
+        name, colon, key = target.rpartition(":")
+        if not colon and len(names) == 1:
+            name = names[0]
+        if not equals or not key:
+            problems.append(f"`--reward-option {entry}` is no key=value")
+        elif name not in found:
+            problems.append(
+                f"`--reward-option {entry}` names no reward of this run; write it as "
+                f"{names[0]}:{key}={text}"
+            )
+        elif key in found[name]:
+            problems.append(f"`--reward-option {target}` is given twice; give it once")
+        else:
+            found[name][key] = _json_or_text(text)
     if problems:
         raise ConfigError.from_problems("generate", problems)
     return found

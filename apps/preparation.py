@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.console import silence_libraries
-from apps.options import GenerateOptions, call_arguments, sampler_fields
+from apps.options import GenerateOptions, call_arguments, reward_options, sampler_fields
 from gensift.config import config_hash, from_dict, to_dict
 from gensift.errors import ConfigError, RunFolderError, UnsupportedPipelineError
 from samplers.registry import SAMPLERS
@@ -88,7 +88,8 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], command: str) -> J
     model = options.model or sampler_class.default_model
     reward_names = options.reward or (default_reward(model),)
     _check_reward_names(reward_names)
-    pipeline, rewards = _load(options, model, reward_names)
+    of_rewards = reward_options(options, reward_names)
+    pipeline, rewards = _load(options, model, of_rewards)
     call, pipeline_call, guidance = _pipeline_call(options, pipeline)
     named = ("num_inference_steps", guidance)
     sampler_options = to_dict(config)
@@ -98,6 +99,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], command: str) -> J
         "options": {name: v for name, v in sampler_options.items() if name != "max_rows"},
         "model": model,
         "rewards": list(reward_names),
+        "reward_options": {name: given for name, given in of_rewards.items() if given},
         "seed": options.seed,
         "steps": pipeline_call.get("num_inference_steps"),
         "guidance_scale": pipeline_call.get(guidance),
@@ -146,7 +148,7 @@ def _check_reward_names(names: Sequence[str]) -> None:
 
 
 def _load(
-    options: GenerateOptions, model: str, reward_names: Sequence[str]
+    options: GenerateOptions, model: str, of_rewards: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Any, dict[str, Any]]:
     from gensift.pipelines.loading import load_pipeline, resolve_device
     from rewards.registry import load_reward
@@ -161,7 +163,9 @@ def _load(
         cpu_offload=options.cpu_offload,
     )
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline, {name: load_reward(name, device=device) for name in reward_names}
+    return pipeline, {
+        name: load_reward(name, device=device, **given) for name, given in of_rewards.items()
+    }
 
 
 def _pipeline_call(

@@ -10,6 +10,7 @@ from apps.options import (
     call_arguments,
     parse_budget,
     read_options,
+    reward_options,
     sampler_fields,
 )
 from gensift.errors import ConfigError
@@ -154,3 +155,29 @@ def test_call_arguments_are_json_or_text() -> None:
 def test_call_arguments_that_cannot_be_used_say_why(entry: str, advice: str) -> None:
     with pytest.raises(ConfigError, match=advice):
         call_arguments(GenerateOptions(call=(entry,)), CALL)
+
+
+def test_options_of_a_single_reward_need_no_name() -> None:
+    options = GenerateOptions(reward_option=("model=ViT-B-32", "scale=100"))
+    assert reward_options(options, ["clip-score"]) == {
+        "clip-score": {"model": "ViT-B-32", "scale": 100}
+    }
+
+
+def test_options_of_several_rewards_name_theirs() -> None:
+    options = GenerateOptions(reward_option=("b:scale=2", "a:scale=1"))
+    assert reward_options(options, ["a", "b"]) == {"a": {"scale": 1}, "b": {"scale": 2}}
+
+
+@pytest.mark.parametrize(
+    ("entries", "advice"),
+    [
+        (("scale",), "no key=value"),
+        (("scale=1",), "a:scale=1"),
+        (("c:scale=1",), "names no reward"),
+        (("a:scale=1", "a:scale=2"), "twice"),
+    ],
+)
+def test_reward_options_that_cannot_be_used_say_why(entries: tuple[str, ...], advice: str) -> None:
+    with pytest.raises(ConfigError, match=advice):
+        reward_options(GenerateOptions(reward_option=entries), ["a", "b"])
