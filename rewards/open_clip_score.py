@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -11,28 +10,18 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from gensift.errors import ConfigError, nearest_hint
 from gensift.pipelines.loading import resolve_device
+from rewards.loading import PRECISIONS, UNREADABLE, check_dtype, one_line, refuse_pickle
 from rewards.preprocess import Preprocess
 from rewards.protocol import Images, to_tensor
 
 _MAX_CACHED_PROMPTS = 1024
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
-_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _SAFE_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
 
 
 class OpenClipReward:
@@ -102,7 +91,7 @@ class OpenClipReward:
     def _text(self, prompt: str) -> Tensor:
         """Unit-length float32 text feature; encoded alone, so that no batch can change it."""
         if prompt not in self._texts:
-            _warn_if_cut(self.tokenizer, prompt)
+            warn_if_cut(self.tokenizer, prompt)
             device = next(self.model.parameters()).device
             # Outside of inference mode, whose tensors a later differentiable call could not use.
             with torch.inference_mode(False), torch.no_grad():
@@ -114,7 +103,8 @@ class OpenClipReward:
         return self._texts[prompt]
 
 
-def _warn_if_cut(tokenizer: Any, prompt: str) -> None:
+def warn_if_cut(tokenizer: Any, prompt: str) -> None:
+    """Warn of a prompt longer than the `context_length` of its tokenizer."""
     if hasattr(tokenizer, "encode"):  # open_clip's own, which leaves out the two marks
         count = len(tokenizer.encode(prompt)) + 2
     elif hasattr(tokenizer, "tokenizer"):  # a transformers tokenizer inside
@@ -163,12 +153,11 @@ def load_clip_score(
         ConfigError: no such model or checkpoint, a pickled one, or it cannot be read.
         DeviceError: the device is absent.
     """
-    if dtype not in _PRECISIONS:
-        raise ConfigError(f"dtype is {dtype}; allowed: {', '.join(map(str, _PRECISIONS))}.")
+    check_dtype(dtype)
     import open_clip
 
     target = resolve_device(device)
-    loaded, tokenizer = _create(model, pretrained, target, _PRECISIONS[dtype], allow_pickle)
+    loaded, tokenizer = create_open_clip(model, pretrained, target, PRECISIONS[dtype], allow_pickle)
     return OpenClipReward(
         loaded.requires_grad_(False),
         Preprocess.from_open_clip(open_clip.get_model_preprocess_cfg(loaded)),
@@ -180,7 +169,7 @@ def load_clip_score(
     )
 
 
-def _create(
+def create_open_clip(
     model: str, pretrained: str, device: str, precision: str, allow_pickle: bool
 ) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
     """The model, with its weights, and its tokenizer."""
@@ -191,7 +180,7 @@ def _create(
     has_own_weights = model.startswith((_LOCAL, _HUB))
     try:
         tag = {} if has_own_weights else _tag_config(model, pretrained)
-        _refuse_pickle(_weight_files(model, pretrained, tag), allow_pickle)
+        refuse_pickle(_weight_files(model, pretrained, tag), allow_pickle)
         loaded = open_clip.create_model(
             model,
             None if has_own_weights else pretrained,
@@ -204,11 +193,10 @@ def _create(
         return loaded, open_clip.get_tokenizer(model)
     except ConfigError:
         raise
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:300]
+    except UNREADABLE as error:
         raise ConfigError(
-            f"open_clip model {model!r} cannot be loaded: {reason}. Check the name, the network, "
-            "or that the files are complete."
+            f"open_clip model {model!r} cannot be loaded: {one_line(error)}. Check the name, the "
+            "network, or that the files are complete."
         ) from error
 
 
@@ -252,12 +240,3 @@ def _weight_files(model: str, pretrained: str, tag: dict[str, Any]) -> list[str]
             f"{_SAFE_NAMES[0]}."
         )
     return [str(path) for path in found]
-
-
-def _refuse_pickle(files: list[str], allow_pickle: bool) -> None:
-    pickled = [file for file in files if not file.endswith(".safetensors")]
-    if pickled and not allow_pickle:
-        raise ConfigError(
-            f"Checkpoint {pickled[0]!r} is not safetensors, and only those are read; convert it, "
-            "or set allow_pickle=True if you trust where it comes from."
-        )

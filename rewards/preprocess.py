@@ -26,6 +26,8 @@ class Preprocess:
         resize_mode: "shortest" resizes until the picture covers `size` and crops the centre,
             "longest" until it fits into `size` and pads, "squash" ignores its proportions.
         fill: value in [0, 1] of the padding.
+        clamp: cut off what bicubic resizing overshoots, as PIL does; float tensors keep it in
+            torchvision.
     """
 
     size: Size
@@ -34,6 +36,7 @@ class Preprocess:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
     fill: float = 0.0
+    clamp: bool = True
 
     @classmethod
     def from_open_clip(cls, config: Mapping[str, Any]) -> Preprocess:
@@ -62,7 +65,8 @@ class Preprocess:
             if size != images.shape[2:]:
                 images = functional.interpolate(
                     images, size, mode=self.interpolation, align_corners=False, antialias=True
-                ).clamp(0, 1)
+                )
+                images = images.clamp(0, 1) if self.clamp else images
         images = _centre(images, self.size, self.fill)
         mean, std = (
             torch.tensor(values, device=images.device)[:, None, None]

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 # What is registered are loaders: `loader(*, device, **options) -> Reward`.
 REWARDS: Registry[Callable[..., Reward]] = Registry("reward", "gensift.rewards")
+REWARDS.register("aesthetic", "rewards.aesthetic:load_aesthetic")
 REWARDS.register("clip-score", "rewards.open_clip_score:load_clip_score")
+REWARDS.register("hpsv2", "rewards.hpsv2:load_hpsv2")
+REWARDS.register("hpsv2.1", "rewards.hpsv2:load_hpsv21")
+REWARDS.register("imagereward", "rewards.imagereward:load_imagereward")
+REWARDS.register("pickscore", "rewards.pickscore:load_pickscore")
 REWARDS.register("shapes-clip", "rewards.shapes:shapes_clip")
 REWARDS.register("shapes-verifier", "rewards.shapes:shapes_verifier")
 

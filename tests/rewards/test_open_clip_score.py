@@ -132,10 +132,10 @@ def test_long_prompt_warns_once_with_the_count(clip_folder, pictures):
 def test_long_prompt_warning_with_the_usual_tokenizer():
     tokenizer = open_clip.get_tokenizer("ViT-L-14")
     with pytest.warns(UserWarning, match=r"102 tokens, 25 more than .* \(77\)"):
-        open_clip_score._warn_if_cut(tokenizer, "cat " * 100)
+        open_clip_score.warn_if_cut(tokenizer, "cat " * 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        open_clip_score._warn_if_cut(tokenizer, "cat " * 75)
+        open_clip_score.warn_if_cut(tokenizer, "cat " * 75)
 
 
 def activations(reward):
