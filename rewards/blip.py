@@ -178,8 +178,6 @@ class _TextEncoder(nn.Module):
         embedded = self.embeddings["word_embeddings"](tokens)
         embedded = embedded + self.embeddings["position_embeddings"](positions)
         states: Tensor = self.embeddings["LayerNorm"](embedded)
-        layers = self.encoder["layer"]
-        assert isinstance(layers, nn.ModuleList)
-        for layer in layers:
+        for layer in self.encoder["layer"].children():
             states = layer(states, mask[:, None, None, :], picture)
         return states

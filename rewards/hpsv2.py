@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
+from gensift.errors import ConfigError
 from gensift.pipelines.loading import resolve_device
 from rewards.loading import PRECISIONS, check_dtype, find_checkpoint
 from rewards.open_clip_score import OpenClipReward, create_open_clip
@@ -22,61 +24,34 @@ def load_hpsv2(
     differentiable: bool = False,
     allow_pickle: bool = False,
     architecture: str = "ViT-H-14",
-    name: str = "hpsv2",
+    version: str = "hpsv2",
+    name: str | None = None,
 ) -> OpenClipReward:
-    """Load HPS v2: the plain cosine, about 0.27; benchmarks print it times 100.
+    """Load HPS v2 or v2.1: the plain cosine, about 0.27; benchmarks print it times 100.
 
     Compare pictures of the same prompt and the same version only. As in the official scorer, a
     picture is resized until its longest edge fits, on the float tensor and with antialiasing, and
     padded with black; open_clip's own default would crop it.
 
     Args:
-        checkpoint: a file, a folder with `HPS_v2_compressed.pt` or `.safetensors`, or a hub id;
-            published as a pickle.
+        checkpoint: a file, a folder with `HPS_v2_compressed.pt` (v2.1: `HPS_v2.1_compressed.pt`) or
+            the same as `.safetensors`, or a hub id; published as a pickle.
         device: "cpu", "cuda", "cuda:N" or "auto".
         dtype: float32, bfloat16 or float16.
         differentiable: let gradients reach the pictures.
         allow_pickle: read checkpoints other than safetensors too, with `weights_only=True`.
         architecture: of open_clip, that the checkpoint is of.
-        name: name in results.
+        version: "hpsv2" or "hpsv2.1".
+        name: name in results; by default the version.
 
     Raises:
-        ConfigError: no such checkpoint, a pickled one, or it cannot be read.
+        ConfigError: no such version or checkpoint, a pickled one, or it cannot be read.
         DeviceError: the device is absent.
 
     Source: Wu et al. 2023, "Human Preference Score v2", and the published scorer.
     """
-    return _load(
-        "hpsv2", checkpoint, device, dtype, differentiable, allow_pickle, architecture, name
-    )
-
-
-def load_hpsv21(
-    checkpoint: str = "xswu/HPSv2",
-    *,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    differentiable: bool = False,
-    allow_pickle: bool = False,
-    architecture: str = "ViT-H-14",
-    name: str = "hpsv2.1",
-) -> OpenClipReward:
-    """Load HPS v2.1: as `load_hpsv2`, with the checkpoint `HPS_v2.1_compressed.pt`."""
-    return _load(
-        "hpsv2.1", checkpoint, device, dtype, differentiable, allow_pickle, architecture, name
-    )
-
-
-def _load(
-    version: str,
-    checkpoint: str,
-    device: str,
-    dtype: torch.dtype,
-    differentiable: bool,
-    allow_pickle: bool,
-    architecture: str,
-    name: str,
-) -> OpenClipReward:
+    if version not in _FILES:
+        raise ConfigError(f"version is {version!r}; give one of {', '.join(_FILES)}.")
     check_dtype(dtype)
     target = resolve_device(device)
     file = find_checkpoint(checkpoint, _FILES[version], allow_pickle=allow_pickle)
@@ -89,7 +64,10 @@ def _load(
         model.requires_grad_(False),
         replace(prepare, clamp=False),
         tokenizer,
-        name=name,
+        name=name or version,
         dtype=dtype,
         differentiable=differentiable,
     )
+
+
+load_hpsv21 = partial(load_hpsv2, version="hpsv2.1")

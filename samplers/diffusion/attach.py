@@ -312,7 +312,7 @@ def _search(
         prompts=call.prompts,
         seeds=call.seeds,
         checkpoints=sampler.checkpoints(plan.num_steps),
-        num_outputs=config.num_outputs if sampler.reward is not None else len(call.seeds[0]),
+        num_outputs=plan.stages[-1].kept,
         judge=Judge(sampler.reward, keep_previews=sampler.keep_previews),
         previewer=Previewer(call.pipe, height, width),
         live=live,

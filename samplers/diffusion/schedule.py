@@ -94,6 +94,14 @@ def survivors(alive: int, keep: float) -> int:
     return max(1, round(alive * keep))
 
 
+def goes_on(alive: int, keep: float, num_outputs: int) -> int:
+    """How many of `alive` candidates pass a checkpoint of a search for `num_outputs`.
+
+    Never fewer than asked for: a search for three pictures cannot keep two.
+    """
+    return max(survivors(alive, keep), min(num_outputs, alive))
+
+
 def plan_stages(
     checkpoints: Sequence[Checkpoint], num_steps: int, num_candidates: int, num_outputs: int
 ) -> tuple[PlannedStage, ...]:
@@ -101,8 +109,7 @@ def plan_stages(
     stages: list[PlannedStage] = []
     alive = num_candidates
     for checkpoint in checkpoints:
-        # Never fewer than asked for: a search for three pictures cannot keep two.
-        kept = max(survivors(alive, checkpoint.keep), min(num_outputs, alive))
+        kept = goes_on(alive, checkpoint.keep, num_outputs)
         stages.append(PlannedStage(checkpoint.step_index, num_steps, alive, kept))
         alive = kept
     stages.append(PlannedStage(num_steps - 1, num_steps, alive, min(num_outputs, alive)))

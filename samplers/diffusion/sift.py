@@ -18,7 +18,7 @@ from samplers.diffusion.judge import Judge, Verdict
 from samplers.diffusion.observer import StepEvent, keep_rows
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows, RowGate
-from samplers.diffusion.schedule import Checkpoint, PlannedStage, survivors
+from samplers.diffusion.schedule import Checkpoint, PlannedStage, goes_on
 from samplers.output import Progress, PromptResult
 
 
@@ -174,7 +174,7 @@ class Sift:
             )
         count = self.num_outputs
         if ratio is not None:
-            count = max(survivors(len(rows), ratio), min(self.num_outputs, len(rows)))
+            count = goes_on(len(rows), ratio, self.num_outputs)
         # Ties go to the lower candidate index, so the choice is the same on every run.
         best = sorted(finite, key=lambda place: (-combined[place], place))[:count]
         offset = index * self.num_candidates
