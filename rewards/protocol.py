@@ -23,7 +23,9 @@ _RANGE_SLACK = 1e-3
 class Reward(Protocol):
     """Judges pictures; a plain function of this signature is a reward.
 
-    An attribute `name` (a string) names it in results; see `reward_name`.
+    An attribute `name` (a string) names it in results; see `reward_name`. A noise-aware reward also
+    has `at_sigma(sigma)`, which returns the reward that judges estimates of clean pictures made at
+    the noise level `sigma` (flow scale: 1 is pure noise, 0 a finished picture).
     """
 
     def __call__(self, images: Images, prompts: Sequence[str], /) -> Tensor:
@@ -43,6 +45,11 @@ def reward_name(reward: Reward) -> str:
     """Name of a reward in results: its `name`, else the function's or the class's own."""
     name = getattr(reward, "name", None) or getattr(reward, "__name__", None)
     return name if isinstance(name, str) else type(reward).__name__
+
+
+def is_noise_aware(reward: Any) -> bool:
+    """Whether a reward judges early estimates otherwise than finished pictures."""
+    return callable(getattr(reward, "at_sigma", None))
 
 
 def to_tensor(images: Images, prompts: Sequence[str]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+PREVIEW_DECODER = "preview_decoder"
+"""Folder in a model folder that holds a tiny decoder of its latents."""
 CALL_DEFAULTS = "gensift.json"
 """File in a model folder that holds keyword arguments its pipeline call needs."""
 
@@ -57,7 +60,7 @@ def call_defaults(pipeline: Any) -> dict[str, Any]:
 
     Read from the folder's `gensift.json`; empty for models without one.
     """
-    folder = Path(str(getattr(pipeline, "config", {}).get("_name_or_path") or "."))
+    folder = _model_folder_of(pipeline)
     file = folder / CALL_DEFAULTS
     if not (folder / "model_index.json").is_file() or not file.is_file():
         return {}
@@ -66,6 +69,58 @@ def call_defaults(pipeline: Any) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{file} is no JSON object ({error}); mend or remove it.") from error
     return defaults
+
+
+def load_preview_decoder(pipeline: Any, spec: str) -> Any:
+    """The `AutoencoderTiny` that decodes early estimates, or None for the pipeline's own VAE.
+
+    Args:
+        pipeline: whose latents it decodes; its device and dtype are taken over.
+        spec: "auto" for the folder `preview_decoder` of the pipeline's model folder, where there is
+            one; "vae" for None; else a folder or a hub id such as "madebyollin/taef1".
+
+    Raises:
+        ConfigError: no such decoder, or one for latents of another size.
+    """
+    if spec == "vae":
+        return None
+    if spec == "auto":
+        folder = _model_folder_of(pipeline) / PREVIEW_DECODER
+        if not (folder / "config.json").is_file():
+            return None
+        spec = str(folder)
+    decoder = _read_preview_decoder(spec, pipeline.vae.dtype, str(_device_of(pipeline)))
+    wanted, given = pipeline.vae.config.latent_channels, decoder.config.latent_channels
+    if given != wanted:
+        raise ConfigError(
+            f"Preview decoder {spec!r} is for latents of {given} channels, those of "
+            f"{type(pipeline).__name__} have {wanted}; give one of this model's family, or vae."
+        )
+    return decoder
+
+
+@functools.lru_cache(maxsize=2)
+def _read_preview_decoder(location: str, dtype: Any, device: str) -> Any:
+    from diffusers import AutoencoderTiny
+    from safetensors import SafetensorError
+
+    try:
+        decoder = AutoencoderTiny.from_pretrained(location, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"Preview decoder {location!r} cannot be loaded: {reason}. Give a folder or hub id of "
+            "an AutoencoderTiny, or vae."
+        ) from error
+    return decoder.to(device).eval()
+
+
+def _device_of(pipeline: Any) -> Any:
+    return getattr(pipeline, "_execution_device", None) or pipeline.device
+
+
+def _model_folder_of(pipeline: Any) -> Path:
+    return Path(str(getattr(pipeline, "config", {}).get("_name_or_path") or "."))
 
 
 def resolve_device(name: str) -> str:

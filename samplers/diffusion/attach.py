@@ -101,7 +101,7 @@ def attach(
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             call = PipelineCall.bind(self, plain_class.__call__, args, kwargs, prompts)
             call = call.with_candidates(sampler, seed, seeds)
-            output, found = _search(sampler, call, progress)
+            output, found = sampler.search(call, progress)
             run.record(found)
             return output
 
@@ -299,7 +299,7 @@ def _refuse_shared_noise(pipe: Any) -> None:
         )
 
 
-def _search(
+def search_in_one_call(
     sampler: DiffusionSearch, call: PipelineCall, progress: Progress | None
 ) -> tuple[Any, SamplerOutput]:
     """Run one pipeline call under the row gate and the scheduler observer."""
@@ -315,6 +315,9 @@ def _search(
         num_outputs=plan.stages[-1].kept,
         judge=Judge(sampler.reward, keep_previews=sampler.keep_previews),
         previewer=Previewer(call.pipe, height, width),
+        early_previewer=Previewer(
+            call.pipe, height, width, decoder=sampler.preview_decoder(call.pipe)
+        ),
         live=live,
         stages=plan.stages,
         max_images=min(

@@ -13,7 +13,7 @@ from torch import Tensor
 from gensift.cost import Stopwatch
 from gensift.errors import ConfigError
 from rewards.combine import CompositeReward, rank_sum
-from rewards.protocol import Reward, call_reward, reward_name
+from rewards.protocol import Reward, call_reward, is_noise_aware, reward_name
 from samplers.diffusion.preview import Previewer
 
 THUMBNAIL = 96
@@ -42,15 +42,18 @@ class Judge:
     does; a `CompositeReward` brings its own rule.
 
     Attributes:
-        decodes: pictures decoded so far.
+        decodes: pictures decoded so far by the full VAE.
+        preview_decodes: pictures decoded so far by a tiny decoder.
         reward_calls: pictures scored so far, per reward.
         stopwatch: seconds spent in "decode" and "reward".
     """
 
     def __init__(self, reward: RewardSpec, *, keep_previews: bool = False) -> None:
-        self._parts, self._combine = _parts_of(check_reward(reward))
+        self._parts = reward_parts(check_reward(reward))
+        self._combine = _combination(reward)
         self._keep_previews = keep_previews
         self.decodes = 0
+        self.preview_decodes = 0
         self.reward_calls = dict.fromkeys(self._parts, 0)
         self.stopwatch = Stopwatch()
 
@@ -66,8 +69,14 @@ class Judge:
         prompts: Sequence[str],
         max_images: int | None,
         on_image: Callable[[str, int], None] = lambda event, count: None,
+        sigma: float | None = None,
     ) -> Verdict:
-        """Decode and score `latents` `(rows, ...)`, one prompt per row."""
+        """Decode and score `latents` `(rows, ...)`, one prompt per row.
+
+        With `sigma` they are early estimates, made at that noise level (flow scale, in [0, 1]), and
+        noise-aware rewards judge them as such.
+        """
+        judges = {name: scorer_at(reward, sigma) for name, reward in self._parts.items()}
         scores: dict[str, list[Tensor]] = {name: [] for name in self._parts}
         thumbnails: list[Image.Image] = []
         done = 0
@@ -75,9 +84,12 @@ class Judge:
             images = self._decode(previewer, latents[done : done + (max_images or len(latents))])
             part, texts = latents[done : done + len(images)], prompts[done : done + len(images)]
             done += len(images)
-            self.decodes += len(part)
+            if previewer.is_tiny:
+                self.preview_decodes += len(part)
+            else:
+                self.decodes += len(part)
             on_image("decode", len(part))
-            for name, reward in self._parts.items():
+            for name, reward in judges.items():
                 with self.stopwatch.part("reward"):
                     scores[name].append(call_reward(reward, images, texts))
                 self.reward_calls[name] += len(part)
@@ -104,6 +116,14 @@ class Judge:
         return torch.where(torch.isfinite(combined), combined, -torch.inf)
 
 
+def scorer_at(reward: Reward, sigma: float | None) -> Reward:
+    """What judges estimates of noise level `sigma`; None means finished pictures."""
+    if sigma is None or not is_noise_aware(reward):
+        return reward
+    scorer: Reward = reward.at_sigma(sigma)  # type: ignore[attr-defined]
+    return scorer
+
+
 def check_reward(reward: RewardSpec) -> RewardSpec:
     """`reward` itself.
 
@@ -126,16 +146,20 @@ def check_reward(reward: RewardSpec) -> RewardSpec:
     return reward
 
 
-def _parts_of(
-    reward: RewardSpec,
-) -> tuple[dict[str, Reward], Callable[[Mapping[str, Tensor]], Tensor]]:
+def reward_parts(reward: RewardSpec) -> dict[str, Reward]:
+    """The single rewards by name; none when rewards are off."""
     if reward is None:
-        return {}, rank_sum
+        return {}
     if isinstance(reward, CompositeReward):
         # Scored part by part, so that its rule sees all candidates of a prompt, not one batch.
-        return dict(reward.parts), reward.combine
-    parts = dict(reward) if isinstance(reward, Mapping) else {reward_name(reward): reward}
-    return parts, _only if len(parts) == 1 else rank_sum
+        return dict(reward.parts)
+    return dict(reward) if isinstance(reward, Mapping) else {reward_name(reward): reward}
+
+
+def _combination(reward: RewardSpec) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    if isinstance(reward, CompositeReward):
+        return reward.combine
+    return _only if len(reward_parts(reward)) == 1 else rank_sum
 
 
 def _only(scores: Mapping[str, Tensor]) -> Tensor:

@@ -17,7 +17,12 @@ from typing import Any
 import torch
 
 from gensift.errors import ConfigError
-from samplers.diffusion.prediction import SchedulerStep, original_sample_estimate, sigma_of
+from samplers.diffusion.prediction import (
+    SchedulerStep,
+    is_flow,
+    original_sample_estimate,
+    sigma_of,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +50,7 @@ class StepEvent:
     live_rows: tuple[int, ...] | None
     _estimate: Callable[[], torch.Tensor] = field(repr=False)
     _sigma: Callable[[], float] = field(repr=False)
+    _is_flow: bool = field(repr=False)
 
     @property
     def is_last(self) -> bool:
@@ -55,6 +61,14 @@ class StepEvent:
     def sigma(self) -> float:
         """Noise level of `sample`, see `samplers.diffusion.prediction.sigma_of`."""
         return self._sigma()
+
+    @cached_property
+    def flow_sigma(self) -> float:
+        """Noise level of `sample` on the flow scale, from 1 (pure noise) to 0, for any scheduler.
+
+        Where x = x0 + sigma e, noise makes up the share sigma / (1 + sigma).
+        """
+        return self.sigma if self._is_flow else self.sigma / (1 + self.sigma)
 
     @cached_property
     def pred_original_sample(self) -> torch.Tensor:
@@ -154,6 +168,7 @@ class _Watcher:
             live_rows=self._live_rows(),
             _estimate=original_sample_estimate(step),
             _sigma=sigma_of(step),
+            _is_flow=is_flow(step.scheduler),
         )
         # A second run inside the same block starts over.
         self._step_index = 0 if event.is_last else self._step_index + 1

@@ -139,6 +139,16 @@ def sigma_of(step: SchedulerStep) -> Callable[[], float]:
     return ratio
 
 
+def is_flow(scheduler: Any) -> bool:
+    """Whether sigmas are those of x = (1 - sigma) x0 + sigma e rather than x = x0 + sigma e."""
+    config = scheduler.config
+    return (
+        type(scheduler).__name__.startswith("FlowMatch")
+        or bool(config.get("use_flow_sigmas"))
+        or config.get("prediction_type") == "flow_prediction"
+    )
+
+
 def _rule_of(scheduler: Any) -> Callable[[SchedulerStep], Estimate]:
     for cls in type(scheduler).__mro__:
         if cls.__name__ in _RULES:

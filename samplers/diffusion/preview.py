@@ -17,6 +17,9 @@ class Previewer:
     """Turns latents, usually x0 estimates, into pictures.
 
     With the pipeline's own VAE the result equals the pipeline's output to 1e-5.
+
+    Attributes:
+        is_tiny: whether a small decoder stands in for the VAE.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Previewer:
             raise ConfigError(f"max_images is {max_images}; give at least 1, or None for all.")
         self._decode = recipe.decode
         self._vae = pipe.vae if decoder is None else decoder
+        self.is_tiny = decoder is not None
         self._height, self._width = height, width
         self._vae_scale_factor = int(getattr(pipe, "vae_scale_factor", 1))
         self._max_images = max_images

@@ -23,12 +23,21 @@ _SHORT, _LONG = 2, 5
 
 
 def measure_prices(
-    call: PipelineCall, reward: RewardSpec, unit: Literal["flops", "seconds"]
+    call: PipelineCall,
+    reward: RewardSpec,
+    unit: Literal["flops", "seconds"],
+    preview_decoder: Any = None,
 ) -> Prices:
     """Run a few steps of a few candidates and read off the marginal cost of each part.
 
     The step price is the difference between a longer and a shorter run, so what a call costs once
     (prompt encoding, the last decode) cancels out. Costs about 30 candidate steps and 8 verdicts.
+
+    Args:
+        call: the pipeline call to measure.
+        reward: what judges.
+        unit: what to count.
+        preview_decoder: tiny decoder of early estimates, or None for the pipeline's own VAE.
     """
     meter = _count_flops if unit == "flops" else _time
     seeds = candidate_seeds(0, 0, _ROWS)
@@ -60,16 +69,20 @@ def measure_prices(
             f"A budget in {unit} cannot be measured here: {_LONG} steps took no longer than "
             f"{_SHORT}. Give it in nfe."
         )
-    return Prices(step=step, verdict=_verdict_price(call, reward, latents, meter))
+    verdict = _verdict_price(call, reward, latents, meter, None)
+    if preview_decoder is None:
+        return Prices(step=step, verdict=verdict)
+    preview = _verdict_price(call, reward, latents, meter, preview_decoder)
+    return Prices(step=step, verdict=verdict, preview=preview)
 
 
 def _verdict_price(
-    call: PipelineCall, reward: RewardSpec, latents: torch.Tensor, meter: Meter
+    call: PipelineCall, reward: RewardSpec, latents: torch.Tensor, meter: Meter, decoder: Any
 ) -> float:
     judge = Judge(reward)
     if not judge.names:
         return 0.0
-    previewer = Previewer(call.pipe, *call.size)
+    previewer = Previewer(call.pipe, *call.size, decoder=decoder)
 
     def score() -> Any:
         return judge.score(previewer, latents, [call.prompts[0]] * len(latents), None)

@@ -18,11 +18,18 @@ class Prices:
 
     Attributes:
         step: one denoising step of one candidate, guidance rows included.
-        verdict: one picture decoded and scored.
+        verdict: one finished picture decoded and scored.
+        preview: one early estimate decoded and scored; None where it costs what a verdict does.
     """
 
     step: float
     verdict: float = 0.0
+    preview: float | None = None
+
+    @property
+    def early_verdict(self) -> float:
+        """What judging an early estimate costs."""
+        return self.verdict if self.preview is None else self.preview
 
 
 @dataclass(frozen=True)
@@ -130,16 +137,26 @@ def verdicts(stages: Sequence[PlannedStage]) -> int:
     return sum(stage.alive for stage in stages)
 
 
+def early_verdicts(stages: Sequence[PlannedStage]) -> int:
+    """Those of the `verdicts` that are passed on early estimates."""
+    return verdicts(stages[:-1])
+
+
 def search_cost(stages: Sequence[PlannedStage], prices: Prices) -> float:
     """Cost of the search for one prompt, in the unit of `prices`."""
-    return denoising_steps(stages) * prices.step + verdicts(stages) * prices.verdict
+    early = early_verdicts(stages)
+    late = verdicts(stages) - early
+    return (
+        denoising_steps(stages) * prices.step + early * prices.early_verdict + late * prices.verdict
+    )
 
 
 def cost_per_candidate(checkpoints: Sequence[Checkpoint], num_steps: int, prices: Prices) -> float:
     """Expected cost per initial candidate without rounding (best-of-N: no checkpoints)."""
     alive, done, total = 1.0, 0, 0.0
     for checkpoint in checkpoints:
-        total += alive * ((checkpoint.step_index + 1 - done) * prices.step + prices.verdict)
+        steps = checkpoint.step_index + 1 - done
+        total += alive * (steps * prices.step + prices.early_verdict)
         done = checkpoint.step_index + 1
         alive *= checkpoint.keep
     return total + alive * ((num_steps - done) * prices.step + prices.verdict)

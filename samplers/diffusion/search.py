@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 from gensift.config import check, from_dict, option, to_dict
 from gensift.cost import Cost
 from gensift.errors import ConfigError
-from gensift.pipelines.loading import call_defaults
-from samplers.diffusion.attach import PipelineCall, attach
+from gensift.pipelines.loading import call_defaults, load_preview_decoder
+from samplers.diffusion.attach import PipelineCall, attach, search_in_one_call
 from samplers.diffusion.attachment import family_of_pipeline
 from samplers.diffusion.guidance import guidance_rows
 from samplers.diffusion.judge import Judge, RewardSpec, check_reward
@@ -22,6 +22,7 @@ from samplers.diffusion.schedule import (
     PlannedStage,
     Prices,
     denoising_steps,
+    early_verdicts,
     largest_search,
     plan_stages,
     verdicts,
@@ -62,6 +63,17 @@ class SearchConfig:
             yield "`num_candidates` and `budget` are both given; give one"
         elif self.num_candidates is not None and self.num_outputs > self.num_candidates:
             yield f"`num_outputs` {self.num_outputs} exceeds `num_candidates` {self.num_candidates}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlySearchConfig(SearchConfig):
+    """Options of the searches that judge candidates before they are finished."""
+
+    preview_decoder: str = option(
+        "auto",
+        help="what decodes early estimates: a folder or hub id of an AutoencoderTiny, vae for the "
+        "pipeline's own, auto for the tiny one of a zoo model, where there is one",
+    )
 
 
 DEFAULT_CANDIDATES = 16
@@ -175,6 +187,15 @@ class DiffusionSearch:
         call = PipelineCall.bind(pipeline, type(pipeline).__call__, (), arguments)
         return self.plan_call(call, self.num_candidates(call))
 
+    def search(self, call: PipelineCall, progress: Progress | None) -> tuple[Any, SamplerOutput]:
+        """Make the call; returns what the pipeline returned, and what was found."""
+        return search_in_one_call(self, call, progress)
+
+    def preview_decoder(self, pipe: Any) -> Any:
+        """The tiny decoder of early estimates, or None for the pipeline's own VAE."""
+        spec = getattr(self.config, "preview_decoder", None)
+        return None if spec is None else load_preview_decoder(pipe, spec)
+
     def num_candidates(self, call: PipelineCall) -> int:
         """Candidates per prompt: as configured, or as many as the budget allows."""
         if self.config.budget is None:
@@ -204,6 +225,8 @@ class DiffusionSearch:
         prompts = len(call.prompts)
         judge = Judge(self.reward)
         judged = verdicts(stages) * prompts if judge.names else 0
+        early = early_verdicts(stages) * prompts if judge.names else 0
+        is_tiny = early > 0 and self.preview_decoder(call.pipe) is not None
         together = min(rows, max(family_of_pipeline(call.pipe).groups))
         per_forward = num_candidates * prompts * together
         return Plan(
@@ -216,7 +239,8 @@ class DiffusionSearch:
             cost=Cost(
                 nfe=denoising_steps(stages) * rows * prompts,
                 denoiser_calls=None,
-                decodes=judged + outputs * prompts,
+                decodes=judged - early * is_tiny + outputs * prompts,
+                preview_decodes=early * is_tiny,
                 reward_calls=dict.fromkeys(judge.names, judged),
             ),
         )
@@ -226,7 +250,8 @@ class DiffusionSearch:
             return Prices(step=guidance_rows(call.pipe, call.arguments))
         from samplers.diffusion.prices import measure_prices
 
-        return measure_prices(call, self.reward, self.config.budget_unit)
+        decoder = self.preview_decoder(call.pipe)
+        return measure_prices(call, self.reward, self.config.budget_unit, decoder)
 
 
 def _count_steps(call: PipelineCall) -> int:

@@ -32,7 +32,8 @@ class Sift:
         checkpoints: where to prune.
         num_outputs: finished candidates handed on per prompt.
         judge: decodes and scores.
-        previewer: decodes latents of this pipeline call.
+        previewer: decodes finished latents of this pipeline call.
+        early_previewer: decodes early estimates; the same, or one with a tiny decoder.
         live: the rows that are still computed.
         max_images: pictures decoded and scored at a time.
         progress: told of steps, decodes and rewards.
@@ -44,6 +45,7 @@ class Sift:
     num_outputs: int
     judge: Judge
     previewer: Previewer
+    early_previewer: Previewer
     live: LiveRows
     stages: Sequence[PlannedStage]
     max_images: int | None = None
@@ -89,6 +91,7 @@ class Sift:
             nfe=sum(gate.rows_run for gate in gates),
             denoiser_calls=sum(gate.calls for gate in gates),
             decodes=self.judge.decodes + len(self.order),
+            preview_decodes=self.judge.preview_decodes,
             reward_calls=dict(self.judge.reward_calls),
             seconds=seconds,
             peak_memory_mib=peak_memory_mib(device),
@@ -147,11 +150,17 @@ class Sift:
         if not self.judge.names:
             return [self._rows(alive, index) for index in range(len(self.prompts))]
         # The last estimate is the final latent itself, and that is what gets decoded.
-        latents = event.latents if ratio is None else event.pred_original_sample
+        is_final = ratio is None
+        latents = event.latents if is_final else event.pred_original_sample
         texts = [self.prompts[row // self.num_candidates] for row in alive]
         rows = torch.tensor(alive, device=latents.device)
         verdict = self.judge.score(
-            self.previewer, latents.index_select(0, rows), texts, self.max_images, self._report
+            self.previewer if is_final else self.early_previewer,
+            latents.index_select(0, rows),
+            texts,
+            self.max_images,
+            self._report,
+            sigma=None if is_final else event.flow_sigma,
         )
         return [
             self._sift_prompt(event, verdict, alive, index, ratio)

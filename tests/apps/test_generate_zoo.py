@@ -108,7 +108,8 @@ def test_each_line_of_the_results_has_the_promised_shape(run_folder: Path) -> No
         # Of 4 steps, 0.3 is number 1, counted from 0, and 0.4 and 0.6 are both number 2.
         assert cost.nfe == 2 * (6 * 2 + 4 * 1 + 2 * 1)
         assert cost.reward_calls == {"shapes-clip": 6 + 4 + 2}
-        assert cost.decodes == 6 + 4 + 2 + OUTPUTS
+        assert cost.preview_decodes == 6 + 4
+        assert cost.decodes == 2 + OUTPUTS
 
 
 def test_the_summary_says_what_was_run_and_what_it_cost(run_folder: Path) -> None:

@@ -21,6 +21,8 @@ PICTURES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 class Glass:
     """A previewer that shows latents as they are, and remembers how many at a time."""
 
+    is_tiny = False
+
     def __init__(self) -> None:
         self.sizes: list[int] = []
 

@@ -192,7 +192,9 @@ def test_micro_batches_change_nothing_but_the_number_of_calls(family: str, max_r
 
 def test_keeping_all_is_best_of_n_bit_for_bit() -> None:
     pipe = speaking("flux")
-    keep_all = TTSnap(contrast, num_candidates=6, keep=(1.0, 1.0, 1.0), num_outputs=6)
+    keep_all = TTSnap(
+        contrast, num_candidates=6, checkpoints=(0.3, 0.5), keep=(1.0, 1.0), num_outputs=6
+    )
     best_of_n = BestOfN(contrast, num_candidates=6, num_outputs=6)
     found, expected = (s(pipe, PROMPT, output_type="pt", **CALL) for s in (keep_all, best_of_n))
     assert found.seeds == expected.seeds
