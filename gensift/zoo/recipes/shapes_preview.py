@@ -81,7 +81,7 @@ def estimates(scenes: LatentScenes, step: int) -> Tensor:
     latents, _ = scenes.draw(3 * BATCH, generator)
     share = torch.rand(BATCH, 3, generator=generator).softmax(1)
     share[: BATCH // 2] = torch.tensor([1.0, 0.0, 0.0])
-    blend = torch.einsum("bk,bkchw->bchw", share, latents.unflatten(0, (BATCH, 3)))
+    blend = torch.einsum("bk,bkchw->bchw", share, latents.view(BATCH, 3, *latents.shape[1:]))
     level = _MAX_NOISE * torch.rand(BATCH, 1, 1, 1, generator=generator).square()
     return blend + level * torch.randn(blend.shape, generator=generator)
 
