@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gensift.errors import ConfigError, MissingExtraError, UnknownNameError, nearest_hint
 from gensift.registry import Registry
+from gensift.zoo.catalog import ZOO, model_folder
 
 if TYPE_CHECKING:
     from rewards.protocol import Reward
@@ -25,13 +26,17 @@ REWARDS.register("shapes-clip", "rewards.shapes:shapes_clip")
 REWARDS.register("shapes-verifier", "rewards.shapes:shapes_verifier")
 
 
-def load_reward(spec: str, *, device: str = "cpu", **options: Any) -> Reward:
+def load_reward(
+    spec: str, *, device: str = "cpu", noise_aware: str | bool = True, **options: Any
+) -> Reward:
     """Load a reward.
 
     Args:
         spec: a registered name, or `module:function` for a reward of one's own; the module must be
             importable, and `function` is called with pictures and prompts.
         device: where a model runs; a reward from `module:function` decides for itself.
+        noise_aware: folder of noise-aware weights for early estimates, as `gensift train-reward`
+            writes; True takes those of the zoo, where there are any, False none.
         options: passed on to the loader of a registered reward, such as `scale` of `clip-score`.
 
     Raises:
@@ -45,13 +50,30 @@ def load_reward(spec: str, *, device: str = "cpu", **options: Any) -> Reward:
                 f"Reward {spec!r} takes no options, but {', '.join(options)} came; set them in "
                 "its module."
             )
-        return _import_reward(spec)
+        return _with_noise_awareness(_import_reward(spec), spec, noise_aware)
     try:
         loader = REWARDS.get(spec)
     except UnknownNameError as error:
         raise UnknownNameError(f"{error} For your own, give module:function.") from error
     _check_options(spec, loader, options)
-    return loader(device=device, **options)
+    return _with_noise_awareness(loader(device=device, **options), spec, noise_aware)
+
+
+def _with_noise_awareness(reward: Reward, spec: str, noise_aware: str | bool) -> Reward:
+    if not isinstance(noise_aware, str | bool):
+        raise ConfigError(f"noise_aware is {noise_aware!r}; give a folder, true or false.")
+    folder = _zoo_weights(spec) if noise_aware is True else noise_aware
+    if not folder:
+        return reward
+    from rewards.noise_aware.storage import load_noise_aware
+
+    return load_noise_aware(reward, folder)
+
+
+def _zoo_weights(spec: str) -> str | None:
+    """Folder of the zoo's noise-aware weights for a registered reward."""
+    name = f"{spec}-noise-aware"
+    return str(model_folder(name)) if name in ZOO else None
 
 
 def _check_options(name: str, loader: Callable[..., Reward], options: dict[str, Any]) -> None:

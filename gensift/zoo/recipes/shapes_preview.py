@@ -5,6 +5,7 @@ Searches look at many early estimates; a decoder of an eighth of the cost is eno
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ def publish(folder: Path, steps: int | None = None) -> Path:
     """Train in `folder` and write the finished decoder below it; needs the zoo's `shapes-flux`."""
     finished = folder / "model"
     train(folder, STEPS if steps is None else steps).half().save_pretrained(finished)
+    # diffusers writes this key although it warns when it reads it.
+    config = json.loads((finished / "config.json").read_text())
+    config.pop("block_out_channels", None)
+    (finished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     return finished
 
 

@@ -1,0 +1,1 @@
+"""Rewards that judge candidates while they are still noise: recordings, training, weights."""
