@@ -9,6 +9,8 @@ import typer
 
 from apps import errors, zoo
 from apps.console import only_json, write_json
+from apps.record import record
+from apps.train_reward import train_reward
 from apps.zoo import Json
 
 app = typer.Typer(
@@ -18,6 +20,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(zoo.app, name="zoo")
+app.command()(record)
+app.command("train-reward")(train_reward)
 
 
 @app.command("list")

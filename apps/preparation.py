@@ -87,10 +87,10 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], command: str) -> J
     )
     model = options.model or sampler_class.default_model
     reward_names = options.reward or (default_reward(model),)
-    _check_reward_names(reward_names)
+    check_reward_names(reward_names)
     of_rewards = reward_options(options, reward_names)
-    pipeline, rewards = _load(options, model, of_rewards)
-    call, pipeline_call, guidance = _pipeline_call(options, pipeline)
+    pipeline, rewards = load_models(options, model, of_rewards)
+    call, pipeline_call, guidance = settle_call(options, pipeline)
     named = ("num_inference_steps", guidance)
     sampler_options = to_dict(config)
     decisive = {
@@ -135,7 +135,7 @@ def default_folder(config: Mapping[str, Any], prompts: Sequence[str]) -> Path:
     return OUTPUTS / f"{config['sampler']}-{slug}-{digits}"
 
 
-def _check_reward_names(names: Sequence[str]) -> None:
+def check_reward_names(names: Sequence[str]) -> None:
     from rewards.registry import REWARDS, load_reward
 
     # A reward of one's own usually lies where the command is typed; last, so that it hides nothing.
@@ -147,7 +147,7 @@ def _check_reward_names(names: Sequence[str]) -> None:
             REWARDS.get(name)
 
 
-def _load(
+def load_models(
     options: GenerateOptions, model: str, of_rewards: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Any, dict[str, Any]]:
     from gensift.pipelines.loading import load_pipeline, resolve_device
@@ -168,7 +168,7 @@ def _load(
     }
 
 
-def _pipeline_call(
+def settle_call(
     options: GenerateOptions, pipeline: Any
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
     """What this run asks of the pipeline, the whole call, and the keyword that sets guidance."""

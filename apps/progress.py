@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -54,3 +54,20 @@ def show_progress(num_prompts: int, num_finished: int) -> Iterator[SearchProgres
     )
     with bars:
         yield SearchProgress(bars, num_prompts, num_finished)
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """One bar on stderr while the block runs; yields what counts it on."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=log,
+        transient=True,
+        disable=not log.is_terminal,
+    )
+    with bars:
+        task = bars.add_task(what, total=total)
+        yield lambda count: bars.advance(task, count)

@@ -78,7 +78,8 @@ class NoiseAwareReward:
 
         def predict(images: Images, prompts: Sequence[str], /) -> Tensor:
             with torch.no_grad():
-                return scorer(images, prompts, self._weights_at(sigma, scorer))
+                scores: Tensor = scorer(images, prompts, self._weights_at(sigma, scorer))
+            return scores
 
         predict.__name__ = self.name
         return predict
@@ -112,7 +113,9 @@ class Scorer(nn.Module):
         if weights is None:
             plain: Tensor = self._reward(images, prompts)
             return plain
-        return self._called_with({f"network.{name}": w for name, w in weights.items()}, images, prompts)
+        return self._called_with(
+            {f"network.{name}": w for name, w in weights.items()}, images, prompts
+        )
 
     def _called_with(
         self, weights: dict[str, Tensor], images: Images, prompts: Sequence[str]

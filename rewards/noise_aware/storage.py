@@ -20,7 +20,11 @@ CONFIG, TENSORS = "noise_aware.json", "noise_aware.safetensors"
 
 
 def save_weights(
-    weights: NoiseAwareWeights, folder: Path, *, reward_name: str, dtype: torch.dtype = torch.float16
+    weights: NoiseAwareWeights,
+    folder: Path,
+    *,
+    reward_name: str,
+    dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write noise-aware weights; the folder is what `load_reward(..., noise_aware=FOLDER)` takes.
 
@@ -37,7 +41,7 @@ def save_weights(
         "reward": reward_name,
         "sigmas": list(weights.sigmas),
         "rank": _rank(weights),
-        "changes": sorted(weights.names.values()),  # type: ignore[union-attr, operator]
+        "changes": sorted(weights.names.values()),
     }
     write_atomically(folder / TENSORS, save(state))
     write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())

@@ -20,14 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gensift.config import check, option
 from gensift.errors import ConfigError
+from rewards.noise_aware.options import NoiseAwareTraining
 from rewards.noise_aware.recording import Recording
 from rewards.noise_aware.reward import Scorer, check_base
 from rewards.noise_aware.weights import (
     NoiseAwareWeights,
     SigmaAdapter,
-    Storage,
     continue_from_cleaner,
     make_weights,
 )
@@ -35,44 +34,6 @@ from rewards.protocol import reward_name
 
 CHECKPOINT = "checkpoint.pt"
 _RATES = {"sigma-adapter": 2e-3, "lora": 2e-3, "full": 3e-6}
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseAwareTraining:
-    """Options of the training of a noise-aware reward."""
-
-    storage: Storage = option(
-        "sigma-adapter",
-        choices=("sigma-adapter", "lora", "full"),
-        help="one adapter conditioned on sigma, one LoRA per step, or all weights per step",
-    )
-    rank: int = option(16, minimum=1, help="rank of the adapters")
-    until: float = option(
-        0.75, minimum=0.05, maximum=1, help="share of the loop that is trained; later estimates are clear"
-    )
-    steps_per_phase: int = option(
-        400, minimum=1, help="optimiser steps per noise level (400 in the published code)"
-    )
-    joint_steps: int = option(
-        0, minimum=0, help="optimiser steps over all noise levels after the curriculum"
-    )
-    batch_prompts: int = option(
-        8, minimum=1, help="prompts per optimiser step, each with all its recorded images"
-    )
-    learning_rate: float | None = option(
-        None, minimum=0, help="by default 2e-3 for adapters and 3e-6 for full weights"
-    )
-    within_prompt: float = option(
-        1.0, minimum=0, help="weight of differences within a prompt in the loss; 0 as published"
-    )
-    held_out: float = option(
-        0.1, minimum=0, maximum=0.9, help="share of the recorded prompts kept for the report"
-    )
-    seed: int = option(0, minimum=0, help="order of the batches and first values of adapters")
-    save_every: int = option(100, minimum=1, help="optimiser steps between checkpoints")
-
-    def __post_init__(self) -> None:
-        check(self, [])
 
 
 @dataclass(frozen=True)
@@ -87,6 +48,11 @@ def phases(num_trained: int, config: NoiseAwareTraining) -> list[Phase]:
     """The curriculum: from the cleanest trained step to the noisiest, then all together."""
     found = [Phase(step, config.steps_per_phase) for step in reversed(range(num_trained))]
     return [*found, Phase(None, config.joint_steps)] if config.joint_steps else found
+
+
+def trained_steps(recording: Recording, config: NoiseAwareTraining) -> int:
+    """How many steps from the start of the loop are trained; never the last one."""
+    return max(1, min(recording.num_steps - 1, round(config.until * recording.num_steps)))
 
 
 def split_prompts(recording: Recording, held_out: float) -> tuple[list[int], list[int]]:
@@ -141,7 +107,9 @@ class Student(nn.Module):
     def forward(self, pictures: Tensor, prompts: list[str], sigma: float) -> Tensor:
         """Scores float32 `(batch,)`."""
         scorer = self._scorer[0]
-        scores: Tensor = scorer(pictures, prompts, self.weights.applied(scorer.parameters_by_name, sigma))
+        scores: Tensor = scorer(
+            pictures, prompts, self.weights.applied(scorer.parameters_by_name, sigma)
+        )
         return scores
 
 
@@ -185,7 +153,7 @@ def train(
 
     accelerator = accelerator or Accelerator()
     torch.manual_seed(config.seed)
-    trained = max(1, min(recording.num_steps - 1, round(config.until * recording.num_steps)))
+    trained = trained_steps(recording, config)
     base = trainable_weights(reward)
     weights = make_weights(config.storage, base, recording.sigmas[:trained], config.rank)
     rate = _RATES[config.storage] if config.learning_rate is None else config.learning_rate

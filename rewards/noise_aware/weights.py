@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from gensift.errors import ConfigError
+from rewards.noise_aware.options import Storage
 
-Storage = Literal["sigma-adapter", "lora", "full"]
 Shapes = Mapping[str, torch.Size]
 _MAX_LOG_SNR = 8.0
 _FREQUENCIES = 8
@@ -32,10 +32,12 @@ class NoiseAwareWeights(nn.Module, ABC):
 
     Attributes:
         storage: how they are stored.
+        names: changed weights, by the key that they are stored under.
         sigmas: noise levels that were trained, falling.
     """
 
     storage: ClassVar[Storage]
+    names: dict[str, str]
 
     def __init__(self, sigmas: Sequence[float]) -> None:
         """Raise ConfigError unless `sigmas` fall strictly within [0, 1]."""
@@ -77,8 +79,9 @@ class SigmaAdapter(NoiseAwareWeights):
         self.names = {_key(name): name for name in shapes}
         self.down, self.up, self.gates = nn.ParameterDict(), nn.ParameterDict(), nn.ModuleDict()
         for key, name in self.names.items():
-            self.gates[key] = nn.Linear(_HIDDEN, rank)
-            nn.init.ones_(self.gates[key].bias)
+            gate = nn.Linear(_HIDDEN, rank)
+            nn.init.ones_(gate.bias)
+            self.gates[key] = gate
             self.up[key] = torch.zeros(shapes[name][0], rank)
             if len(shapes[name]) == 2:
                 self.down[key] = torch.randn(rank, shapes[name][1]) / math.sqrt(shapes[name][1])

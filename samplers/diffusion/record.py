@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import InterpolationMode, resize
+from torch.nn.functional import interpolate
 
 from gensift.pipelines.loading import call_defaults, load_preview_decoder
 from gensift.randomness import candidate_seeds
@@ -90,7 +90,9 @@ def record(
         if not writer.has(number):
             texts = [prompts[index] for index in chosen]
             seeds = [candidate_seeds(config.seed, index, config.num_images) for index in chosen]
-            writer.write(number, _record_shard(pipe, texts, seeds, rewards, config, pipeline_kwargs))
+            writer.write(
+                number, _record_shard(pipe, texts, seeds, rewards, config, pipeline_kwargs)
+            )
         on_shard(len(chosen))
 
 
@@ -102,7 +104,7 @@ def _record_shard(
     config: RecordConfig,
     pipeline_kwargs: Mapping[str, Any],
 ) -> Shard:
-    arguments = call_defaults(pipe) | pipeline_kwargs | {"prompt": prompts}
+    arguments = call_defaults(pipe) | dict(pipeline_kwargs) | {"prompt": prompts}
     call = PipelineCall.bind(pipe, type(pipe).__call__, (), arguments)
     decoder = load_preview_decoder(pipe, config.preview_decoder)
     previewer = Previewer(pipe, *call.size, decoder=decoder, max_images=config.max_rows)
@@ -118,10 +120,8 @@ def _record_shard(
 
     sampler = BestOfN(None, num_candidates=config.num_images, max_rows=config.max_rows)
     with observe_steps(pipe, keep):
-        output = sampler(
-            pipe, prompts, seeds=seeds, **{**pipeline_kwargs, "output_type": "pt"}
-        )
-    finished = torch.cat([result.samples for result in output.results]).float().clamp(0, 1)  # type: ignore[arg-type]
+        output = sampler(pipe, prompts, seeds=seeds, **{**pipeline_kwargs, "output_type": "pt"})
+    finished = torch.stack(output.images).float().clamp(0, 1)
     pictures.append(to_bytes(finished, config.picture_size).unflatten(0, groups))  # type: ignore[no-untyped-call]
     texts = [prompt for prompt in prompts for _ in range(config.num_images)]
     scores = {
@@ -137,5 +137,5 @@ def to_bytes(images: Tensor, longest: int) -> Tensor:
     if max(height, width) > longest:
         scale = longest / max(height, width)
         size = [max(1, round(height * scale)), max(1, round(width * scale))]
-        images = resize(images, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+        images = interpolate(images, size, mode="bicubic", antialias=True)
     return (images.clamp(0, 1) * 255).round().byte().cpu()

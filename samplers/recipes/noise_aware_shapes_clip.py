@@ -6,6 +6,7 @@ Training prompts only. Figures are measured on recordings of held-out prompts, s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,16 @@ import numpy as np
 from gensift.pipelines.loading import load_pipeline
 from gensift.zoo.shapes.grammar import Meaning
 from gensift.zoo.shapes.split import training_meanings
+from rewards.noise_aware.options import NoiseAwareTraining
 from rewards.noise_aware.recording import Recording
 from rewards.noise_aware.storage import save_weights
-from rewards.noise_aware.training import NoiseAwareTraining, train
+from rewards.noise_aware.training import train
 from rewards.registry import load_reward
 from samplers.diffusion.record import RecordConfig, record
 
 PROMPTS = 1_024
 RECORDING = RecordConfig(num_images=8, seed=71, max_rows=64)
-TRAINING = NoiseAwareTraining(rank=16, steps_per_phase=300, joint_steps=4_500, held_out=0.05)
+TRAINING = NoiseAwareTraining(rank=16, steps_per_phase=120, joint_steps=2_400, held_out=0.05)
 MIXTURE = {"single": 0.10, "count": 0.30, "and": 0.20, "relation": 0.40}
 SEED = 71
 
@@ -35,12 +37,7 @@ def publish(folder: Path, steps: int | None = None) -> Path:
     """
     reward = load_reward("shapes-clip", noise_aware=False)
     recording = record_training_prompts(folder / "recording")
-    options = TRAINING if steps is None else NoiseAwareTraining(
-        rank=TRAINING.rank,
-        steps_per_phase=TRAINING.steps_per_phase,
-        joint_steps=steps,
-        held_out=TRAINING.held_out,
-    )
+    options = TRAINING if steps is None else replace(TRAINING, joint_steps=steps)
     weights = train(reward, recording, folder / "training", options)
     finished = folder / "model"
     save_weights(weights, finished, reward_name="shapes-clip")

@@ -1,0 +1,137 @@
+"""`gensift train-reward`: make a reward noise-aware, and say how much better it ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from apps.command_line import collect, takes_options_of
+from apps.console import only_json, out, say, write_json
+from apps.options import GenerateOptions, reward_options
+from apps.preparation import check_reward_names
+from apps.progress import progress_bar
+from apps.zoo import Json
+from gensift.config import from_dict, to_dict
+from gensift.conversion import strict_json
+from gensift.files import write_atomically
+from rewards.noise_aware.options import NoiseAwareTraining
+
+PANELS = {
+    "How to train": (
+        "storage",
+        "rank",
+        "until",
+        "steps_per_phase",
+        "joint_steps",
+        "batch_prompts",
+        "learning_rate",
+        "within_prompt",
+        "held_out",
+        "seed",
+        "save_every",
+    )
+}
+REPORT = "report.json"
+
+
+@takes_options_of(NoiseAwareTraining, PANELS, {})
+def train_reward(
+    recording: Annotated[Path, typer.Argument(help="Folder that gensift record wrote.")],
+    *,
+    reward: Annotated[str, typer.Option(help="What to make noise-aware; as it was recorded.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the finished weights.")],
+    reward_option: Annotated[
+        list[str] | None, typer.Option(help="Option of the reward as key=value.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    as_json: Json = False,
+    **given: Any,
+) -> None:
+    """Train noise-aware weights on a recording; the same command again goes on where it stopped.
+
+    The finished folder is used by --reward-option noise_aware=DIR. Under accelerate launch every
+    process takes its share of each batch.
+
+    Example: gensift train-reward recording --reward shapes-clip --output noise-aware
+    """
+    from accelerate import Accelerator
+
+    from rewards.noise_aware.recording import Recording
+    from rewards.noise_aware.storage import load_noise_aware, save_weights
+    from rewards.noise_aware.training import phases, split_prompts, train, trained_steps
+
+    config = from_dict(NoiseAwareTraining, collect(NoiseAwareTraining, given))
+    trajectories = Recording(recording)
+    base = _load_reward(reward, reward_option or (), device)
+    trajectories.scores(base.name)
+    accelerator = Accelerator(cpu=str(next(base.model.parameters()).device) == "cpu")
+    curriculum = phases(trained_steps(trajectories, config), config)
+    with (
+        only_json(as_json),
+        progress_bar("optimiser steps", sum(phase.length for phase in curriculum)) as bar,
+    ):
+        weights = train(
+            base,
+            trajectories,
+            output / "training",
+            config,
+            accelerator=accelerator,
+            on_step=lambda done, total, loss: bar(1),
+        )
+    if not accelerator.is_main_process:
+        return
+    save_weights(weights, output, reward_name=base.name)
+    _, held_out = split_prompts(trajectories, config.held_out)
+    before = _ranking(base, trajectories, held_out)
+    after = _ranking(load_noise_aware(base, output), trajectories, held_out)
+    report = {
+        "config": to_dict(config),
+        "held_out_prompts": len(held_out),
+        "sigmas": trajectories.sigmas,
+        "before": before,
+        "after": after,
+    }
+    write_atomically(output / REPORT, (strict_json(report, indent=2) + "\n").encode())
+    if as_json:
+        write_json(json.loads((output / REPORT).read_text()))
+        return
+    _show(before, after, trajectories.sigmas)
+    say(f"Noise-aware weights: {output}; use them by --reward-option noise_aware={output}")
+
+
+def _load_reward(name: str, given: Sequence[str], device: str) -> Any:
+    from gensift.pipelines.loading import resolve_device
+    from rewards.registry import load_reward
+
+    check_reward_names([name])
+    options = reward_options(GenerateOptions(reward_option=tuple(given)), [name])[name]
+    return load_reward(name, device=resolve_device(device), noise_aware=False, **options)
+
+
+def _ranking(reward: Any, recording: Any, prompts: Sequence[int]) -> list[dict[str, float]]:
+    """Ranking quality per step over the held-out prompts."""
+    from samplers.tuning.ranking import ranking_quality
+
+    from rewards.noise_aware.scoring import score_recording
+
+    with progress_bar("prompts scored", len(prompts)) as bar:
+        early = score_recording(reward, recording, prompts, on_prompt=bar)
+    final = recording.scores(reward.name, prompts)
+    return [quality.to_dict() for quality in ranking_quality(early.numpy(), final.numpy())]
+
+
+def _show(
+    before: list[dict[str, float]], after: list[dict[str, float]], sigmas: Sequence[float]
+) -> None:
+    figures = ("tau", "tacc", "tgap")
+    heads = [f"{name} {when}" for name in figures for when in ("before", "after")]
+    table = Table("step", "sigma", *heads, box=None, padding=(0, 2, 0, 0))
+    for step, (old, new, sigma) in enumerate(zip(before, after, sigmas, strict=True)):
+        cells = [f"{row[name]:.3f}" for name in figures for row in (old, new)]
+        table.add_row(str(step), f"{sigma:.3f}", *cells)
+    out.print(table)
