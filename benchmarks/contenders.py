@@ -1,0 +1,165 @@
+"""Searches side by side on held-out prompts, each with as many candidates as a budget allows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import gensift
+from benchmarks.results import interval
+from gensift.cost import Cost
+from gensift.errors import ConfigError
+from gensift.pipelines.loading import call_defaults
+from gensift.zoo.shapes.geneval import category, score
+from gensift.zoo.shapes.grammar import Meaning
+from gensift.zoo.shapes.verifier import is_true
+from samplers.diffusion.attach import PipelineCall
+from samplers.diffusion.prices import measure_prices
+from samplers.diffusion.schedule import Prices
+from samplers.diffusion.search import DiffusionSearch
+from samplers.registry import SAMPLERS
+
+MOST_CANDIDATES = 400
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to search.
+
+    Attributes:
+        name: in tables and plots.
+        sampler: registered name.
+        reward: key of what judges.
+        options: of the sampler, but for the number of candidates.
+        steps: denoising steps.
+    """
+
+    name: str
+    sampler: str
+    reward: str = "noise-aware"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 20
+
+    def build(self, rewards: Mapping[str, Any], num_candidates: int) -> DiffusionSearch:
+        """The search itself."""
+        cls: Any = SAMPLERS.get(self.sampler)
+        return cls(rewards[self.reward], num_candidates=num_candidates, **self.options)  # type: ignore[no-any-return]
+
+
+@dataclass
+class Record:
+    """What a contender did: one entry per prompt and seed, in the same order for all."""
+
+    meanings: list[Meaning] = field(default_factory=list)
+    correct: list[float] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    cost: Cost = field(default_factory=Cost)
+
+
+def prices(pipe: Any, reward: Any, unit: Any, decoder: Any, repeats: int) -> Prices:
+    """What a step and a verdict cost here; the smallest of `repeats`, to shed noise."""
+    arguments = call_defaults(pipe) | {"prompt": ["a red circle left of a blue square"]}
+    call = PipelineCall.bind(pipe, type(pipe).__call__, (), arguments)
+    found = [measure_prices(call, reward, unit, decoder) for _ in range(repeats)]
+    return Prices(
+        step=min(p.step for p in found),
+        verdict=min(p.verdict for p in found),
+        preview=min(p.early_verdict for p in found),
+    )
+
+
+def price_of(cost: Cost, price: Prices, rows_per_step: int, outputs: int) -> float:
+    """What some work costs; the pipeline's own decode of the outputs is alike for all, left out."""
+    looks = cost.decodes - outputs
+    return (
+        cost.nfe / rows_per_step * price.step
+        + cost.preview_decodes * price.early_verdict
+        + looks * price.verdict
+    )
+
+
+def largest_count(
+    contender: Contender, pipe: Any, rewards: Mapping[str, Any], price: Prices, budget: float
+) -> int:
+    """The most candidates whose planned price fits in `budget`; 0 where not even one does."""
+    best = 0
+    for count in range(1, MOST_CANDIDATES):
+        try:
+            plan = contender.build(rewards, count).plan(
+                pipe, 1, num_inference_steps=contender.steps
+            )
+        except ConfigError:
+            continue  # some searches need several candidates, or a multiple of a number
+        if price_of(plan.cost, price, plan.guidance_rows, 1) > budget * (1 + 1e-9):
+            return best
+        best = count
+    return best
+
+
+def run(
+    contender: Contender,
+    count: int,
+    pipe: Any,
+    rewards: Mapping[str, Any],
+    meanings: Sequence[Meaning],
+    seeds: Iterable[int],
+) -> Record:
+    """Search once per prompt and seed, one prompt at a time as a user would."""
+    search = contender.build(rewards, count)
+    record = Record()
+    tasks = [(index, meaning, seed) for seed in seeds for index, meaning in enumerate(meanings)]
+    for index, meaning, seed in tqdm(tasks, desc=f"{contender.name} {count}", unit="prompt"):
+        # Every prompt has seeds of its own, shared by all contenders.
+        base = gensift.candidate_seed(seed, index, 0)
+        start = time.perf_counter()
+        output = search(pipe, str(meaning), seed=base, num_inference_steps=contender.steps)
+        record.seconds.append(time.perf_counter() - start)
+        record.meanings.append(meaning)
+        record.correct.append(float(is_true(np.asarray(output.images[0]), meaning)))
+        record.rewards.append(output.rewards[0])
+        record.cost = record.cost + output.cost
+    return record
+
+
+def figures(record: Record) -> dict[str, Any]:
+    """What a contender found and what it spent, per prompt."""
+    count = len(record.meanings)
+    by_prompt: dict[Meaning, list[float]] = {}
+    for meaning, value in zip(record.meanings, record.correct, strict=True):
+        by_prompt.setdefault(meaning, []).append(value)
+    result = score(by_prompt)
+    rewards = np.array(record.rewards)
+    return {
+        "nfe_per_prompt": record.cost.nfe / count,
+        "decodes_per_prompt": record.cost.decodes / count,
+        "preview_decodes_per_prompt": record.cost.preview_decodes / count,
+        "seconds_per_prompt": float(np.median(record.seconds)),
+        "reward": float(rewards.mean()),
+        "reward_interval_95": interval(rewards),
+        "geneval_mini": result.overall,
+        "geneval_mini_interval_95": (result.low, result.high),
+        "by_category": result.by_category,
+    }
+
+
+def gain(record: Record, other: Record) -> dict[str, Any]:
+    """Differences in reward and GenEval-mini, paired by prompt and seed."""
+    names = np.array([category(meaning) for meaning in record.meanings])
+    found: dict[str, Any] = {}
+    reward = np.array(record.rewards) - np.array(other.rewards)
+    found["reward"], found["reward_interval_95"] = float(reward.mean()), interval(reward)
+    difference = np.array(record.correct) - np.array(other.correct)
+    groups = [difference[names == name] for name in dict.fromkeys(names)]
+    rng = np.random.default_rng(0)
+    # Every category weighs the same.
+    draws = np.stack([rng.choice(g, size=(2000, len(g))).mean(1) for g in groups]).mean(0)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    found["geneval_mini"] = float(np.mean([group.mean() for group in groups]))
+    found["geneval_mini_interval_95"] = (float(low), float(high))
+    return found
