@@ -57,7 +57,7 @@ def derived_seed(seeds: Sequence[int], purpose: str) -> int:
     problems = [_complaint(f"seeds[{i}]", s) for i, s in enumerate(seeds) if not _is_seed(s)]
     if problems:
         raise ConfigError.from_problems("derived_seed", problems)
-    text = "/".join([purpose, *map(str, seeds)]).encode()
+    text = f"{purpose!r} {list(seeds)}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=SEED_BYTES).digest(), "big")
 
 
