@@ -32,7 +32,8 @@ class Job:
         prompts: all of them, also those that an earlier run has finished.
         seed: number that all randomness derives from.
         call: keyword arguments of the pipeline call that differ from the model's own.
-        pipeline_call: with a seed, what reproduces a sample in a plain pipeline call.
+        pipeline_call: with a seed, what reproduces a sample in a plain pipeline call; None for
+            samplers whose samples no plain call reproduces.
         config: all that decides the results but the prompts; a folder holds one such config.
         folder: where results go.
         command: the command line.
@@ -45,7 +46,7 @@ class Job:
     prompts: Sequence[str]
     seed: int
     call: Mapping[str, Any]
-    pipeline_call: Mapping[str, Any]
+    pipeline_call: Mapping[str, Any] | None
     config: Mapping[str, Any]
     folder: Path
     command: str
@@ -114,11 +115,17 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], command: str) -> J
         prompts=prompts,
         seed=options.seed,
         call=call,
-        pipeline_call=pipeline_call,
+        pipeline_call=pipeline_call if is_reproducible(sampler_class) else None,
         config=decisive,
         folder=Path(options.output) if options.output else default_folder(decisive, prompts),
         command=command,
     )
+
+
+def is_reproducible(sampler_class: Any) -> bool:
+    """Whether a sample's seed gives the same sample in a plain pipeline call."""
+    # Samplers of other packages may not say; most do nothing but choose.
+    return bool(getattr(sampler_class, "is_reproducible", True))
 
 
 def default_reward(model: str) -> str:

@@ -42,6 +42,12 @@ def outcome_document(job: Job, outcome: Outcome) -> dict[str, Any]:
 def show_outcome(outcome: Outcome) -> None:
     """Print the winners, the cost, and where everything is."""
     out.print(_winners(outcome.lines))
+    if not outcome.is_reproducible:
+        out.print(
+            "A seed only names a winner's place among the candidates: this search adds noise and "
+            "copies candidates, so only the same command gives the picture again.",
+            soft_wrap=True,
+        )
     out.print(_costs({"planned": outcome.planned, "spent": outcome.spent}))
     out.print(f"Saved in {outcome.folder}", soft_wrap=True, markup=False, highlight=False)
 
@@ -51,7 +57,7 @@ def plan_document(job: Job, plan: Any, planned: Cost) -> dict[str, Any]:
     return {
         "output": str(job.folder),
         "config": dict(job.config),
-        "pipeline_call": dict(job.pipeline_call),
+        "pipeline_call": None if job.pipeline_call is None else dict(job.pipeline_call),
         "num_prompts": len(job.prompts),
         "plan": plan.to_dict(),
         "cost": planned.to_dict(),

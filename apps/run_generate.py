@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.console import say
-from apps.preparation import Job
+from apps.preparation import Job, is_reproducible
 from apps.progress import SearchProgress, show_progress
 from apps.results import write_prompt
 from gensift import __version__
@@ -36,6 +36,7 @@ class Outcome:
         resumed: indices of prompts that an earlier run had finished.
         planned: cost planned for all prompts.
         spent: cost spent on all prompts, by this run and earlier ones.
+        is_reproducible: whether a seed in a plain pipeline call gives a sample again.
     """
 
     folder: str
@@ -43,6 +44,7 @@ class Outcome:
     resumed: set[int]
     planned: Cost
     spent: Cost
+    is_reproducible: bool = True
 
 
 def run_job(job: Job) -> Outcome:
@@ -70,7 +72,12 @@ def run_job(job: Job) -> Outcome:
         _combine_traces(job, folder)
         folder.write_summary({**spent.to_dict(), "planned": planned.to_dict()})
     return Outcome(
-        folder=str(folder.path), lines=lines, resumed=finished, planned=planned, spent=spent
+        folder=str(folder.path),
+        lines=lines,
+        resumed=finished,
+        planned=planned,
+        spent=spent,
+        is_reproducible=is_reproducible(job.sampler_class),
     )
 
 

@@ -46,6 +46,21 @@ def candidate_seeds(seed: int, prompt_index: int, num_candidates: int) -> list[i
     return [candidate_seed(seed, prompt_index, index) for index in range(num_candidates)]
 
 
+def derived_seed(seeds: Sequence[int], purpose: str) -> int:
+    """Return a seed, in [0, 2**48), for another stream of whoever owns `seeds`.
+
+    The streams of different purposes have nothing to do with each other, nor with `seeds`.
+
+    Raises:
+        ConfigError: if a seed is negative or not an integer.
+    """
+    problems = [_complaint(f"seeds[{i}]", s) for i, s in enumerate(seeds) if not _is_seed(s)]
+    if problems:
+        raise ConfigError.from_problems("derived_seed", problems)
+    text = f"{purpose!r} {list(seeds)}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=SEED_BYTES).digest(), "big")
+
+
 def make_generators(
     seeds: Sequence[int], device: str | torch.device = "cpu"
 ) -> list[torch.Generator]:

@@ -30,8 +30,9 @@ class RunFolder:
 
     `config` is everything that decides the results (sampler, model, reward, seed, ...).
     `pipeline_call` are the keyword arguments that, with a sample's seed, reproduce it by a plain
-    pipeline call. `versions` maps package names to versions. Use it in a `with` block, or `close()`
-    it: the folder is locked against other processes meanwhile. A killed process leaves no lock.
+    pipeline call; None where none does. `versions` maps package names to versions. Use it in a
+    `with` block, or `close()` it: the folder is locked against other processes meanwhile. A killed
+    process leaves no lock.
 
     Raises:
         RunFolderError: if the folder cannot be written, is in use by another process, is damaged,
@@ -44,7 +45,7 @@ class RunFolder:
         *,
         config: Mapping[str, Any],
         command: str,
-        pipeline_call: Mapping[str, Any],
+        pipeline_call: Mapping[str, Any] | None,
         versions: Mapping[str, str],
     ) -> None:
         self.path = Path(path)

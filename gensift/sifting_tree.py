@@ -143,8 +143,8 @@ def _draw_panel(axes: Axes, prompt: PromptTrace, rows: Sequence[_Row], top: floa
     middle = top + HEAD * 0.42
     _text(axes, 0.35, middle, wrapped, size=13, weight="bold", ha="left", va="center")
     _text(axes, WIDTH - RIGHT, middle, _summary(prompt), color=MUTED, ha="right", va="center")
-    for upper, lower in pairwise(rows):
-        _draw_links(axes, upper, lower, prompt.winner)
+    for (upper, lower), heir in zip(pairwise(rows), _lineage(prompt)[1:], strict=True):
+        _draw_links(axes, upper, lower, heir)
     for row in rows:
         is_final = row is rows[-1]
         _draw_stage_label(axes, row)
@@ -152,11 +152,22 @@ def _draw_panel(axes: Axes, prompt: PromptTrace, rows: Sequence[_Row], top: floa
             _draw_candidate(axes, row, candidate, is_final and candidate == prompt.winner)
 
 
+def _lineage(prompt: PromptTrace) -> list[int | None]:
+    """Return, per stage, the candidate from which the winner descends: itself, unless copied."""
+    heir, line = prompt.winner, [prompt.winner]
+    for stage in reversed(prompt.stages[:-1]):
+        heir = None if heir is None else stage.parent(heir)
+        line.append(heir)
+    return line[::-1]
+
+
 def _summary(prompt: PromptTrace) -> str:
     winner = prompt.winner
     if winner is None:
         return f"{len(prompt.seeds)} candidates\nno survivor"
-    seed = f"\nseed {prompt.seeds[winner]}" if winner < len(prompt.seeds) else ""
+    # Where candidates were copied, a seed only names the place that the winner ended in.
+    name = "seed" if all(stage.parents is None for stage in prompt.stages) else "slot seed"
+    seed = f"\n{name} {prompt.seeds[winner]}" if winner < len(prompt.seeds) else ""
     return f"winner #{winner} of {len(prompt.seeds)}{seed}"
 
 
@@ -181,9 +192,12 @@ def _draw_links(axes: Axes, upper: _Row, lower: _Row, winner: int | None) -> Non
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
-    for candidate in (c for c in upper.shown if c in upper.stage.kept and c in lower.shown):
+    for candidate in lower.shown:
+        parent = upper.stage.parent(candidate)
+        if parent is None or parent not in upper.shown:
+            continue
         is_winner = candidate == winner
-        start = (upper.x(candidate), upper.bottom + 0.03)
+        start = (upper.x(parent), upper.bottom + 0.03)
         end = (lower.x(candidate), lower.top - 0.05)
         half = (start[1] + end[1]) / 2
         points = [start, (start[0], half), (end[0], half), end]

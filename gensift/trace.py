@@ -31,6 +31,8 @@ class Stage:
     combined: one value for each of `alive`, by which they were ranked.
     kept: the candidates that go on (at the final stage: that are returned).
     is_final: whether finished samples were scored.
+    parents: for each of `alive` the kept candidate whose state it goes on with; None where
+        everyone goes on with its own.
     previews: candidate index to its picture at that stage; not part of equality.
     """
 
@@ -43,6 +45,7 @@ class Stage:
     combined: tuple[float, ...]
     kept: tuple[int, ...]
     is_final: bool = False
+    parents: tuple[int, ...] | None = None
     previews: Mapping[int, Image] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,8 +58,22 @@ class Stage:
         strangers = sorted(set(self.kept) - set(self.alive))
         if strangers:
             problems.append(f"kept candidates {strangers} were not alive")
+        if self.parents is not None:
+            problems += self._problems_of_parents(self.parents)
         if problems:
             raise ConfigError.from_problems("Stage", problems)
+
+    def _problems_of_parents(self, parents: tuple[int, ...]) -> list[str]:
+        if len(parents) != len(self.alive):
+            return [f"{len(parents)} parents for {len(self.alive)} alive candidates"]
+        strangers = sorted(set(parents) - set(self.kept))
+        return [f"parents {strangers} were not kept"] if strangers else []
+
+    def parent(self, candidate: int) -> int | None:
+        """Whose state `candidate` goes on with after this stage; None if it does not go on."""
+        if self.parents is not None and candidate in self.alive:
+            return self.parents[self.alive.index(candidate)]
+        return candidate if candidate in self.kept else None
 
     @property
     def ranking(self) -> tuple[int, ...]:
@@ -77,6 +94,8 @@ class Stage:
             "kept": list(self.kept),
             "is_final": self.is_final,
         }
+        if self.parents is not None:
+            data["parents"] = list(self.parents)
         if with_previews:
             data["previews"] = {str(c): _encode(image) for c, image in self.previews.items()}
         return data
@@ -94,6 +113,7 @@ class Stage:
             combined=tuple(map(float, data["combined"])),
             kept=tuple(data["kept"]),
             is_final=data["is_final"],
+            parents=tuple(data["parents"]) if data.get("parents") is not None else None,
             previews={int(c): _decode(text) for c, text in data.get("previews", {}).items()},
         )
 

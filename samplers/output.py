@@ -22,7 +22,8 @@ class PromptResult:
         samples: as the pipeline returns them (PIL pictures unless `output_type` says otherwise).
         rewards: the score each sample was ranked by.
         all_rewards: per sample the score of each single reward.
-        seeds: per sample the seed that reproduces it in a plain pipeline call.
+        seeds: per sample the seed that reproduces it in a plain pipeline call; with a sampler
+            that copies candidates (`is_reproducible` is false) just that of its place.
         first_reward: score of candidate 0 if it was finished, else None.
         mean_reward: mean score of the finished candidates; None without a reward.
     """

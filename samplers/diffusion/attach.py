@@ -18,27 +18,18 @@ import torch
 
 from gensift.errors import ConfigError, GensiftError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds, make_generators
-from samplers.diffusion.attachment import family_of_pipeline, gate_denoisers
+from samplers.diffusion.attachment import gate_denoisers
 from samplers.diffusion.callback import num_steps_of
 from samplers.diffusion.judge import Judge
 from samplers.diffusion.observer import observe_scheduler
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows
-from samplers.diffusion.sift import Sift
+from samplers.diffusion.stochastic import refuse_shared_noise
 from samplers.output import Progress, SamplerOutput
 
 if TYPE_CHECKING:
     from samplers.diffusion.search import DiffusionSearch
 
-# Families whose pipelines call `scheduler.step` without passing on the generators.
-_WITHOUT_STEP_GENERATOR = ("sd3", "flux", "qwen-image", "z-image", "wan", "dit")
-_STOCHASTIC_SCHEDULERS = (
-    "DDPMScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "FlowMatchLCMScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "LCMScheduler",
-)
 # Pictures decoded at a time for a verdict: four of 1024 x 1024 pixels, many small ones.
 _DECODE_PIXELS = 2**22
 COUNT_ARGUMENTS = ("num_images_per_prompt", "num_videos_per_prompt")
@@ -282,33 +273,16 @@ def _check_seeds(seeds: Sequence[Sequence[int]], prompts: int, count: int) -> No
         )
 
 
-def _refuse_shared_noise(pipe: Any) -> None:
-    """Refuse solvers whose noise would not come from the candidates' own generators."""
-    family = family_of_pipeline(pipe).name
-    config = pipe.scheduler.config
-    is_stochastic = (
-        type(pipe.scheduler).__name__ in _STOCHASTIC_SCHEDULERS
-        or config.get("stochastic_sampling")
-        or str(config.get("algorithm_type")).startswith("sde-")
-    )
-    if is_stochastic and family in _WITHOUT_STEP_GENERATOR:
-        raise UnsupportedPipelineError(
-            f"{type(pipe).__name__} gives its scheduler no generator, so with the stochastic "
-            f"{type(pipe.scheduler).__name__} a winner could not be reproduced from its seed. Use "
-            "a deterministic scheduler: stochastic_sampling=False, or algorithm_type without 'sde'."
-        )
-
-
 def search_in_one_call(
     sampler: DiffusionSearch, call: PipelineCall, progress: Progress | None
 ) -> tuple[Any, SamplerOutput]:
     """Run one pipeline call under the row gate and the scheduler observer."""
     config = sampler.config
-    _refuse_shared_noise(call.pipe)
+    refuse_shared_noise(call.pipe, call.arguments)
     live = LiveRows(sum(len(group) for group in call.seeds))
     plan = sampler.plan_call(call, len(call.seeds[0]))
     height, width = call.size
-    sift = Sift(
+    sift = sampler.make_sift(
         prompts=call.prompts,
         seeds=call.seeds,
         checkpoints=sampler.checkpoints(plan.num_steps),
@@ -328,11 +302,13 @@ def search_in_one_call(
     with (
         torch.no_grad(),
         gate_denoisers(call.pipe, live, max_rows=config.max_rows) as gates,
+        sampler.solver(call),
         observe_scheduler(
             call.pipe.scheduler,
             sift.on_step,
             num_steps=lambda: num_steps_of(call.pipe),
             live_rows=lambda: live.alive,
+            before_step=sift.before_step,
         ),
     ):
         try:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from types import MethodType
 from typing import Any
 
@@ -23,6 +23,7 @@ from samplers.diffusion.prediction import (
     original_sample_estimate,
     sigma_of,
 )
+from samplers.diffusion.scheduler_rows import copy_history, snapshot, try_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class StepEvent:
         timestep: the scheduler's own time value.
         sample: latents before the step `(rows, ...)`.
         model_output: guided network output `(rows, ...)`.
-        latents: latents after the step `(rows, ...)`.
+        latents: latents after the step `(rows, ...)`; of a step yet to be made, those before it.
         live_rows: candidates still alive when the step was made, or None where nobody said.
     """
 
@@ -81,6 +82,7 @@ class StepEvent:
 
 
 OnStep = Callable[[StepEvent], torch.Tensor | None]
+BeforeStep = Callable[[StepEvent], Sequence[int] | None]
 
 
 @contextmanager
@@ -90,6 +92,7 @@ def observe_scheduler(
     *,
     num_steps: Callable[[], int] | None = None,
     live_rows: Callable[[], tuple[int, ...] | None] | None = None,
+    before_step: BeforeStep | None = None,
 ) -> Iterator[None]:
     """Call `on_step` after every `scheduler.step`; a tensor it returns replaces the new latents.
 
@@ -102,9 +105,12 @@ def observe_scheduler(
         num_steps: returns the scheduler calls in the current run; default `len(timesteps)`, which
             is too many where a pipeline stops early or starts late (`denoising_end`, `strength`).
         live_rows: returns what `StepEvent.live_rows` is to say.
+        before_step: called before every step with the event of the step to come; x0 and sigma are
+            known by then. Where it returns rows, row `i` makes the step in place of row `rows[i]`:
+            with its latents, network output and solver history, and its own noise.
     """
     outer = vars(scheduler).get("step")
-    watcher = _Watcher(scheduler, on_step, num_steps, live_rows)
+    watcher = _Watcher(scheduler, on_step, num_steps, live_rows, before_step)
     scheduler.step = MethodType(_watched_step(scheduler, scheduler.step, watcher), scheduler)
     try:
         yield
@@ -150,21 +156,45 @@ class _Watcher:
         on_step: OnStep,
         num_steps: Callable[[], int] | None,
         live_rows: Callable[[], tuple[int, ...] | None] | None,
+        before_step: BeforeStep | None,
     ) -> None:
         self._on_step = on_step
+        self._before_step = before_step
         self._num_steps = num_steps or (lambda: len(scheduler.timesteps))
         self._live_rows = live_rows or (lambda: None)
         self._step_index = 0
 
+    def rows_before(
+        self, scheduler: Any, model_output: Any, timestep: Any, sample: Any
+    ) -> Sequence[int] | None:
+        """What `before_step` says of the step to come."""
+        if self._before_step is None:
+            return None
+        # The scheduler as it is now, even if the event is read when it has moved on.
+        twin = snapshot(scheduler)
+        tried = cache(lambda: try_step(twin, model_output, timestep, sample))
+        event = StepEvent(
+            step_index=self._step_index,
+            num_inference_steps=self._num_steps(),
+            timestep=timestep,
+            sample=sample,
+            model_output=model_output,
+            latents=sample,
+            live_rows=self._live_rows(),
+            _estimate=lambda: original_sample_estimate(tried())(),
+            _sigma=lambda: sigma_of(tried())(),
+            _is_flow=is_flow(scheduler),
+        )
+        return self._before_step(event)
+
     def __call__(self, step: SchedulerStep) -> Any:
-        latents = step.output[0]
         event = StepEvent(
             step_index=self._step_index,
             num_inference_steps=self._num_steps(),
             timestep=step.timestep,
             sample=step.sample,
             model_output=step.model_output,
-            latents=latents,
+            latents=step.output[0],
             live_rows=self._live_rows(),
             _estimate=original_sample_estimate(step),
             _sigma=sigma_of(step),
@@ -177,7 +207,7 @@ class _Watcher:
 
 
 def _watched_step(
-    scheduler: Any, inner: Callable[..., Any], watcher: Callable[[SchedulerStep], Any]
+    scheduler: Any, inner: Callable[..., Any], watcher: _Watcher
 ) -> Callable[..., Any]:
     # Pipelines look for `eta` and `generator` in the signature, so it must show through.
     @functools.wraps(type(scheduler).step)
@@ -187,6 +217,11 @@ def _watched_step(
         # A deep copy carries this method too, and must step itself, unwatched.
         if self is not scheduler:
             return type(self).step(self, model_output, timestep, sample, *args, **kwargs)
+        rows = watcher.rows_before(self, model_output, timestep, sample)
+        if rows is not None:
+            model_output = keep_rows(model_output, rows, len(rows))
+            sample = keep_rows(sample, rows, len(rows))
+            copy_history(self, rows)
         output = inner(model_output, timestep, sample, *args, **kwargs)
         return watcher(SchedulerStep(self, model_output, timestep, sample, output))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -27,6 +28,7 @@ from samplers.diffusion.schedule import (
     plan_stages,
     verdicts,
 )
+from samplers.diffusion.sift import Sift
 from samplers.output import Progress, SamplerOutput
 
 BudgetUnit = Literal["nfe", "flops", "seconds"]
@@ -113,6 +115,7 @@ class DiffusionSearch:
         reward: what judges the candidates; a mapping of several is combined by rank sum.
         config: the options.
         keep_previews: whether the trace holds a small picture of each candidate at each stage.
+        is_reproducible: whether a sample's seed gives the same sample in a plain pipeline call.
     """
 
     name: ClassVar[str]
@@ -120,6 +123,7 @@ class DiffusionSearch:
     pipelines: ClassVar[str] = "diffusers pipelines whose denoiser is declared"
     config_class: ClassVar[type[SearchConfig]] = SearchConfig
     default_model: ClassVar[str] = "shapes-flux"
+    is_reproducible: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -190,6 +194,14 @@ class DiffusionSearch:
     def search(self, call: PipelineCall, progress: Progress | None) -> tuple[Any, SamplerOutput]:
         """Make the call; returns what the pipeline returned, and what was found."""
         return search_in_one_call(self, call, progress)
+
+    def make_sift(self, **state: Any) -> Sift:
+        """What watches the steps of one call; `state` are the fields of a `Sift`."""
+        return Sift(**state)
+
+    def solver(self, call: PipelineCall) -> AbstractContextManager[None]:
+        """A block that changes how the scheduler steps, for one call; by default it does not."""
+        return nullcontext()
 
     def preview_decoder(self, pipe: Any) -> Any:
         """The tiny decoder of early estimates, or None for the pipeline's own VAE."""

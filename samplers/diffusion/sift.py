@@ -65,6 +65,10 @@ class Sift:
         """Candidates per prompt."""
         return self.live.num_rows // len(self.prompts)
 
+    def before_step(self, event: StepEvent) -> Sequence[int] | None:
+        """Observer of the step to come: the row whose place each row takes; None for its own."""
+        return None
+
     def on_step(self, event: StepEvent) -> Tensor | None:
         """Observer of the scheduler: prune, judge, or just count."""
         self._report("denoise", len(self.live.alive))

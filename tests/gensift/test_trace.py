@@ -36,15 +36,21 @@ def make_prompt(num_candidates, keeps, prompt="a red circle", previews=False):
 @st.composite
 def stages(draw):
     alive = draw(st.lists(st.integers(0, 99), unique=True, min_size=1, max_size=6))
+    kept = draw(st.lists(st.sampled_from(alive), unique=True))
+    size = len(alive)
+    heirs = st.none()
+    if kept:
+        heirs = st.lists(st.sampled_from(kept), min_size=size, max_size=size).map(tuple)
     column = st.lists(st.floats(), min_size=len(alive), max_size=len(alive)).map(tuple)
     return make_stage(
         alive,
         draw(column),
-        draw(st.lists(st.sampled_from(alive), unique=True)),
+        kept,
         sigma=draw(st.none() | st.floats()),
         timestep=draw(st.none() | st.floats()),
         scores=draw(st.dictionaries(st.text(max_size=4), column, max_size=2)),
         is_final=draw(st.booleans()),
+        parents=draw(heirs),
     )
 
 
@@ -95,6 +101,20 @@ def test_a_stage_that_contradicts_itself_is_refused():
         make_stage([0, 1], [0.5], [7])
 
 
+def test_parents_must_be_kept_and_one_for_each():
+    with pytest.raises(ConfigError, match="1 parents for 2 alive"):
+        make_stage([0, 1], [0.5, 0.6], [0], parents=(0,))
+    with pytest.raises(ConfigError, match=r"parents \[1\] were not kept"):
+        make_stage([0, 1], [0.5, 0.6], [0], parents=(0, 1))
+
+
+def test_everyone_goes_on_from_its_parent_or_else_from_itself():
+    copied = make_stage([0, 1, 3], [0.5, 0.6, 0.7], [0, 3], parents=(0, 3, 3))
+    assert [copied.parent(c) for c in range(4)] == [0, 3, None, 3]
+    pruned = make_stage([0, 1, 3], [0.5, 0.6, 0.7], [0, 3])
+    assert [pruned.parent(c) for c in range(4)] == [0, None, None, 3]
+
+
 def test_non_finite_scores_rank_last_and_never_win():
     scores = [math.nan, 0.1, math.inf, 0.3, 0.3]
     stage = make_stage(range(5), scores, range(5))
@@ -140,6 +160,28 @@ def test_survivors_are_linked_and_the_winner_stays_in_the_middle():
     assert len(golden) == 1
     xs = golden[0].get_path().vertices[:, 0]
     assert xs == pytest.approx([xs[0]] * 4)
+
+
+def golden_ends(figure):
+    """Where the golden links begin and end, from top to bottom."""
+    links = [p for p in figure.axes[0].patches if p.get_zorder() == 2.0]
+    return [tuple(p.get_path().vertices[[0, -1], 0]) for p in links]
+
+
+def test_copies_are_linked_to_their_parents_and_the_winner_to_its_forebears():
+    stages = (
+        make_stage(range(3), [0.1, 0.9, 0.2], [0, 1], parents=(0, 1, 1)),
+        make_stage(range(3), [0.3, 0.4, 0.8], [2], parents=(2, 2, 2)),
+        make_stage(range(3), [0.9, 0.5, 0.6], [0], is_final=True),
+    )
+    prompt = PromptTrace(prompt="p", prompt_index=0, seeds=(7, 8, 9), stages=stages)
+    figure = Trace(prompts=(prompt,)).plot()
+    links = [p for p in figure.axes[0].patches if p.get_zorder() in (1.0, 2.0)]
+    assert len([p for p in links if type(p).__name__ == "PathPatch"]) == 6
+    (first, first_end), (second, second_end) = golden_ends(figure)
+    # From 1 to 2, and from 2 to 0: each link begins where the one before has ended.
+    assert first != first_end == second != second_end
+    assert "winner #0 of 3\nslot seed 7" in drawn_texts(figure)
 
 
 def test_64_candidates_are_capped_and_the_rest_counted():

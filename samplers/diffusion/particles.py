@@ -1,0 +1,131 @@
+"""Particles: weights by what the reward says along the way, and drawing parents by the weights.
+
+Everything is float64 and in the log domain, so rewards of any size neither overflow nor vanish.
+
+Source: "A General Framework for Inference-time Scaling and Steering of Diffusion Models",
+arXiv 2501.06848 (potentials; the final one makes their product exp(strength * final reward)).
+Unlike the published code, weights accumulate until the particles are resampled, nothing is clamped,
+and the running maximum starts below every reward rather than at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Potential = Literal["max", "sum", "diff"]
+
+
+class ParticleWeights:
+    """Log weights of N particles since they were last resampled.
+
+    A potential G of each particle is read off its rewards r_1, ..., r_t so far:
+
+    - max:  log G = strength * max(r_1, ..., r_t)
+    - sum:  log G = strength * (r_1 + ... + r_t)
+    - diff: log G = strength * (r_t - r_(t - 1)), with r_0 = 0
+
+    The final one is what is left of strength * r_T after those before it, so that along every path
+    the sum of log G is strength * r_T; for `diff` that is no other rule.
+
+    Attributes:
+        log_weights: float64 `(N,)`, not normalized; -inf for a particle without a finite reward.
+    """
+
+    def __init__(self, num_particles: int, potential: Potential, strength: float) -> None:
+        self.log_weights = torch.zeros(num_particles, dtype=torch.float64)
+        self._potential = potential
+        self._strength = strength
+        start = -torch.inf if potential == "max" else 0.0
+        # What the potential remembers of a path: its highest reward, their sum, or the last one.
+        self._memory = torch.full((num_particles,), start, dtype=torch.float64)
+        self._log_path = torch.zeros(num_particles, dtype=torch.float64)
+
+    def update(self, rewards: Tensor | Sequence[float], *, is_final: bool = False) -> None:
+        """Weigh the particles by their newest rewards, `(N,)`; `is_final` for finished ones."""
+        rewards = torch.as_tensor(rewards, dtype=torch.float64)
+        if is_final:
+            log_g = self._strength * rewards - self._log_path
+        elif self._potential == "diff":
+            log_g = self._strength * (rewards - self._memory)
+        else:
+            log_g = self._strength * self._accumulated(rewards)
+        is_finite = torch.isfinite(rewards)
+        memory = rewards if self._potential == "diff" else self._accumulated(rewards)
+        self._memory = torch.where(is_finite, memory, self._memory)
+        self._log_path = torch.where(is_finite, self._log_path + log_g, self._log_path)
+        self.log_weights = torch.where(is_finite, self.log_weights + log_g, -torch.inf)
+
+    def resample(self, parents: Sequence[int]) -> None:
+        """Let particle `i` be a copy of particle `parents[i]`; all weigh the same again."""
+        index = torch.tensor(parents)
+        self._memory, self._log_path = self._memory[index], self._log_path[index]
+        self.log_weights = torch.zeros_like(self.log_weights)
+
+    def must_resample(self, ess_threshold: float) -> bool:
+        """Whether the effective size is below that share of N, or a particle has weight 0."""
+        size = len(self.log_weights)
+        is_uneven = effective_size(self.log_weights) < ess_threshold * size * (1 - 1e-9)
+        return is_uneven or bool(torch.isinf(self.log_weights).any())
+
+    def _accumulated(self, rewards: Tensor) -> Tensor:
+        if self._potential == "max":
+            return torch.maximum(self._memory, rewards)
+        return self._memory + rewards
+
+
+def probabilities(log_weights: Tensor) -> Tensor:
+    """Normalized weights, float64, of the same shape; shares of a common factor do not matter."""
+    return torch.softmax(log_weights.to(torch.float64), dim=0)
+
+
+def effective_size(log_weights: Tensor) -> float:
+    """1 / sum of squared normalized weights: N for equal ones, 1 where one outweighs the rest."""
+    return float(1 / probabilities(log_weights).square().sum())
+
+
+def systematic(log_weights: Tensor, generator: torch.Generator) -> list[int]:
+    """Draw N ascending indices, each as often as N times its probability, rounded down or up.
+
+    One uniform number moves N equidistant pointers; on average the counts are exact.
+    Source: Kitagawa 1996, appendix; Douc and Cappé 2005, section 2.4.
+    """
+    size = len(log_weights)
+    start = torch.rand((), dtype=torch.float64, generator=generator)
+    return _at(log_weights, (torch.arange(size, dtype=torch.float64) + start) / size)
+
+
+def multinomial(log_weights: Tensor, generator: torch.Generator) -> list[int]:
+    """Draw N ascending indices independently; on average as `systematic`, with more scatter."""
+    points = torch.rand(len(log_weights), dtype=torch.float64, generator=generator)
+    return _at(log_weights, points.sort().values)
+
+
+def draw_one(log_weights: Tensor, generator: torch.Generator) -> int:
+    """Draw one index."""
+    return _at(log_weights, torch.rand(1, dtype=torch.float64, generator=generator))[0]
+
+
+def in_place(drawn: Sequence[int]) -> list[int]:
+    """Order the drawn indices so that whoever was drawn stays in its own place.
+
+    The places of the others go to the further copies, in ascending order.
+    """
+    chosen = set(drawn)
+    copies = sorted(drawn)
+    for index in chosen:
+        copies.remove(index)
+    spare = iter(copies)
+    return [place if place in chosen else next(spare) for place in range(len(drawn))]
+
+
+def _at(log_weights: Tensor, points: Tensor) -> list[int]:
+    """The index whose share of [0, 1) holds each point."""
+    share = probabilities(log_weights)
+    bounds = share.cumsum(0)
+    # A point beyond the rounded sum belongs to the last index that has a share at all.
+    last = int(share.nonzero()[-1])
+    return torch.searchsorted(bounds, points, right=True).clamp(max=last).tolist()
