@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from apps import errors, zoo
+from apps import errors, tune, zoo
 from apps.console import only_json, write_json
 from apps.zoo import Json
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(zoo.app, name="zoo")
+app.command("tune")(tune.command)
 
 
 @app.command("list")

@@ -112,7 +112,9 @@ class Scorer(nn.Module):
         if weights is None:
             plain: Tensor = self._reward(images, prompts)
             return plain
-        return self._called_with({f"network.{name}": w for name, w in weights.items()}, images, prompts)
+        return self._called_with(
+            {f"network.{name}": w for name, w in weights.items()}, images, prompts
+        )
 
     def _called_with(
         self, weights: dict[str, Tensor], images: Images, prompts: Sequence[str]

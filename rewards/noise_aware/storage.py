@@ -20,7 +20,11 @@ CONFIG, TENSORS = "noise_aware.json", "noise_aware.safetensors"
 
 
 def save_weights(
-    weights: NoiseAwareWeights, folder: Path, *, reward_name: str, dtype: torch.dtype = torch.float16
+    weights: NoiseAwareWeights,
+    folder: Path,
+    *,
+    reward_name: str,
+    dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write noise-aware weights; the folder is what `load_reward(..., noise_aware=FOLDER)` takes.
 

@@ -48,7 +48,10 @@ class NoiseAwareTraining:
     )
     rank: int = option(16, minimum=1, help="rank of the adapters")
     until: float = option(
-        0.75, minimum=0.05, maximum=1, help="share of the loop that is trained; later estimates are clear"
+        0.75,
+        minimum=0.05,
+        maximum=1,
+        help="share of the loop that is trained; later estimates are clear",
     )
     steps_per_phase: int = option(
         400, minimum=1, help="optimiser steps per noise level (400 in the published code)"
@@ -141,7 +144,9 @@ class Student(nn.Module):
     def forward(self, pictures: Tensor, prompts: list[str], sigma: float) -> Tensor:
         """Scores float32 `(batch,)`."""
         scorer = self._scorer[0]
-        scores: Tensor = scorer(pictures, prompts, self.weights.applied(scorer.parameters_by_name, sigma))
+        scores: Tensor = scorer(
+            pictures, prompts, self.weights.applied(scorer.parameters_by_name, sigma)
+        )
         return scores
 
 

@@ -90,7 +90,9 @@ def record(
         if not writer.has(number):
             texts = [prompts[index] for index in chosen]
             seeds = [candidate_seeds(config.seed, index, config.num_images) for index in chosen]
-            writer.write(number, _record_shard(pipe, texts, seeds, rewards, config, pipeline_kwargs))
+            writer.write(
+                number, _record_shard(pipe, texts, seeds, rewards, config, pipeline_kwargs)
+            )
         on_shard(len(chosen))
 
 
@@ -118,9 +120,7 @@ def _record_shard(
 
     sampler = BestOfN(None, num_candidates=config.num_images, max_rows=config.max_rows)
     with observe_steps(pipe, keep):
-        output = sampler(
-            pipe, prompts, seeds=seeds, **{**pipeline_kwargs, "output_type": "pt"}
-        )
+        output = sampler(pipe, prompts, seeds=seeds, **{**pipeline_kwargs, "output_type": "pt"})
     finished = torch.cat([result.samples for result in output.results]).float().clamp(0, 1)  # type: ignore[arg-type]
     pictures.append(to_bytes(finished, config.picture_size).unflatten(0, groups))  # type: ignore[no-untyped-call]
     texts = [prompt for prompt in prompts for _ in range(config.num_images)]

@@ -35,11 +35,15 @@ def publish(folder: Path, steps: int | None = None) -> Path:
     """
     reward = load_reward("shapes-clip", noise_aware=False)
     recording = record_training_prompts(folder / "recording")
-    options = TRAINING if steps is None else NoiseAwareTraining(
-        rank=TRAINING.rank,
-        steps_per_phase=TRAINING.steps_per_phase,
-        joint_steps=steps,
-        held_out=TRAINING.held_out,
+    options = (
+        TRAINING
+        if steps is None
+        else NoiseAwareTraining(
+            rank=TRAINING.rank,
+            steps_per_phase=TRAINING.steps_per_phase,
+            joint_steps=steps,
+            held_out=TRAINING.held_out,
+        )
     )
     weights = train(reward, recording, folder / "training", options)
     finished = folder / "model"
