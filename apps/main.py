@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from apps import errors, zoo
+from apps import errors, tune, zoo
 from apps.console import only_json, write_json
 from apps.record import record
 from apps.train_reward import train_reward
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(zoo.app, name="zoo")
 app.command()(record)
 app.command("train-reward")(train_reward)
+app.command("tune")(tune.command)
 
 
 @app.command("list")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,14 +116,13 @@ def _load_reward(name: str, given: Sequence[str], device: str) -> Any:
 
 def _ranking(reward: Any, recording: Any, prompts: Sequence[int]) -> list[dict[str, float]]:
     """Ranking quality per step over the held-out prompts."""
-    from samplers.tuning.ranking import ranking_quality
-
     from rewards.noise_aware.scoring import score_recording
+    from samplers.tuning.ranking import ranking_quality
 
     with progress_bar("prompts scored", len(prompts)) as bar:
         early = score_recording(reward, recording, prompts, on_prompt=bar)
     final = recording.scores(reward.name, prompts)
-    return [quality.to_dict() for quality in ranking_quality(early.numpy(), final.numpy())]
+    return [asdict(quality) for quality in ranking_quality(early.numpy(), final.numpy())]
 
 
 def _show(

@@ -216,12 +216,12 @@ def main() -> None:
         {
             "prompts": len(recording.prompts),
             "images_per_prompt": recording.num_images,
-            "kendall_tau_early": {
-                key: early_mean(tau[name]) for key, name in _KEYS.items()
-            },
+            "kendall_tau_early": {key: early_mean(tau[name]) for key, name in _KEYS.items()},
             "kendall_tau": {key: tau[name] for key, name in _KEYS.items()},
             "best_of_n_equivalent": {
-                key: {f"best-of-{row['budget']}": row["equivalent"] for row in played["flops"][name]}
+                key: {
+                    f"best-of-{row['budget']}": row["equivalent"] for row in played["flops"][name]
+                }
                 for key, name in _KEYS.items()
             },
             "offline": played,

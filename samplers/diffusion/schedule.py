@@ -151,14 +151,22 @@ def search_cost(stages: Sequence[PlannedStage], prices: Prices) -> float:
     )
 
 
-def cost_per_candidate(checkpoints: Sequence[Checkpoint], num_steps: int, prices: Prices) -> float:
-    """Expected cost per initial candidate without rounding (best-of-N: no checkpoints)."""
+def cost_per_candidate(
+    checkpoints: Sequence[Checkpoint], num_steps: int, prices: Prices, *, legacy: bool = False
+) -> float:
+    """Expected cost per initial candidate without rounding (best-of-N: no checkpoints).
+
+    `legacy` gives the official formula, which counts one denoiser call too few wherever there are
+    checkpoints; it is good only for reproducing published numbers.
+    """
     alive, done, total = 1.0, 0, 0.0
     for checkpoint in checkpoints:
         steps = checkpoint.step_index + 1 - done
         total += alive * (steps * prices.step + prices.early_verdict)
         done = checkpoint.step_index + 1
         alive *= checkpoint.keep
+    if legacy and checkpoints:
+        total -= prices.step
     return total + alive * ((num_steps - done) * prices.step + prices.verdict)
 
 

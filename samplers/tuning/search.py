@@ -1,0 +1,315 @@
+"""Finding a pruning schedule that beats best-of-N at the same budget, or saying that none does.
+
+A schedule that looks best on the prompts it was chosen on owes part of that to chance. So what is
+promised is never measured there: prompts are split into folds, each fold is judged by a schedule
+chosen without it, and only a gain that shows on those is believed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from gensift.config import check, option
+from gensift.errors import ConfigError
+from samplers.diffusion.schedule import Prices, largest_search, plan_stages, search_cost
+from samplers.tuning.candidates import MOST_CHECKPOINTS, Grid, Schedule
+from samplers.tuning.omega import Omega
+from samplers.tuning.pool import Equivalent, best_of_n_curve, equivalent_count
+from samplers.tuning.recordings import Floats, ScoreTensors
+from samplers.tuning.simulation import Draws
+
+Prompts = NDArray[np.int64]
+
+_CHOOSING_ROWS = 3200  # prompts x draws while choosing: the prompts differ more than the draws
+_JUDGING_ROWS = 12800  # for the few schedules that were chosen
+_STARTS = 2  # schedules of each length that are improved step by step
+_MOST_MOVES = 12
+_OMEGA_SHARES = tuple(round(0.1 * step, 1) for step in range(2, 21))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """How a schedule is looked for."""
+
+    budget: float = option(help="most that the search for one prompt may cost, as in the prices")
+    max_checkpoints: int = option(
+        MOST_CHECKPOINTS, minimum=1, maximum=MOST_CHECKPOINTS, help="most checkpoints"
+    )
+    folds: int = option(5, minimum=2, help="parts that the prompts are split into")
+    confidence: float = option(
+        0.95, minimum=0.5, maximum=0.999, help="of the interval that must lie above no gain"
+    )
+    seed: int = option(0, minimum=0, help="of folds and draws")
+
+    def __post_init__(self) -> None:
+        is_amount = math.isfinite(self.budget) and self.budget > 0
+        check(self, [] if is_amount else [f"`budget` is {self.budget}; give a positive amount"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """Mean over prompts of what is won over best-of-N, with its t-interval.
+
+    Attributes:
+        mean: in units of the reward.
+        standard_error: of the mean; prompts are the sample.
+        low: lower end of the interval.
+        high: upper end of the interval.
+    """
+
+    mean: float
+    standard_error: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, gains: Floats, confidence: float) -> Gain:
+        """From one gain per prompt, float `(prompts,)`, at least two."""
+        mean, error = float(gains.mean()), _standard_error(gains)
+        reach = float(student.ppf((1 + confidence) / 2, len(gains) - 1)) * error
+        return cls(mean=mean, standard_error=error, low=mean - reach, high=mean + reach)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """What to do at a budget.
+
+    Attributes:
+        checkpoints: the schedule; empty where pruning is not worth it.
+        reason: why, one sentence.
+        num_candidates: of the recommended search.
+        cost: its exact cost per prompt.
+        best_of_n: candidates that best-of-N affords.
+        best_of_n_reward: its mean reward, exact.
+        gain: held-out gain of schedules chosen in the same way without the prompt they are judged
+            on; None where no fold found any.
+        equivalent: candidates that best-of-N needs for the held-out reward.
+        omega: held-out area over budgets around, or None where the pool is too small for it.
+        chosen: the schedule chosen without each fold; empty for none.
+        skipped: schedules left out because they need more images than were recorded.
+    """
+
+    checkpoints: Schedule
+    reason: str
+    num_candidates: int
+    cost: float
+    best_of_n: int
+    best_of_n_reward: float
+    gain: Gain | None
+    equivalent: Equivalent
+    omega: Omega | None
+    chosen: tuple[Schedule, ...]
+    skipped: int
+
+    @property
+    def prunes(self) -> bool:
+        """Whether a schedule is recommended."""
+        return bool(self.checkpoints)
+
+
+def tune(scores: ScoreTensors, prices: Prices, config: TuneConfig) -> Recommendation:
+    """Recommend a schedule, or none.
+
+    Raises:
+        ConfigError: fewer than two prompts, impossible prices, a budget below one candidate, or
+            best-of-N at this budget needs more images than were recorded.
+    """
+    if prices.step <= 0 or min(prices.verdict, prices.early_verdict) < 0:
+        raise ConfigError(
+            f"the prices are {prices.step:g} per step, {prices.early_verdict:g} per early and "
+            f"{prices.verdict:g} per final verdict; a step must cost more than 0, a verdict 0 or "
+            "more."
+        )
+    if scores.num_prompts < 2:
+        raise ConfigError(
+            f"there are scores of {scores.num_prompts} prompt; a schedule is tuned on some prompts "
+            "and checked on others, so give at least 2, better 50."
+        )
+    return _Tuner(scores, prices, config).recommend()
+
+
+class _Tuner:
+    """Gains of schedules at one budget, each simulated once."""
+
+    def __init__(self, scores: ScoreTensors, prices: Prices, config: TuneConfig) -> None:
+        self.scores, self.prices, self.config = scores, prices, config
+        self.grid = Grid(scores.num_steps, config.max_checkpoints)
+        self.best_of_n = self.affordable((), config.budget)
+        if self.best_of_n > scores.num_images:
+            largest = self.cost((), scores.num_images)
+            raise ConfigError(
+                f"budget {config.budget:g} pays for best-of-{self.best_of_n}, but there are "
+                f"{scores.num_images} images per prompt; record more, or lower the budget to "
+                f"{largest:g} or less."
+            )
+        # A candidate costs a step and a look at least, and omega goes to twice the budget.
+        dearest = int(2 * config.budget / (prices.step + prices.early_verdict))
+        self.most = min(scores.num_images, max(dearest, self.best_of_n))
+        self.draws = self._draws(_CHOOSING_ROWS, 0)
+        self.judging = self._draws(_JUDGING_ROWS, 1)
+        self.curve = self._best_of_n_curve()
+        self._gains: dict[Schedule, Floats | None] = {}
+
+    def recommend(self) -> Recommendation:
+        """Choose without each fold, judge on it, then choose on all prompts."""
+        folds = self._folds()
+        everyone = np.arange(self.scores.num_prompts)
+        chosen = tuple(self.choose(np.setdiff1d(everyone, fold)) for fold in folds)
+        final = self.choose(everyone)
+        held_out = self._held_out(folds, chosen, self.config.budget)
+        gain = Gain.of(held_out, self.config.confidence) if any(chosen) else None
+        reason, is_believed = self._reason(final, gain)
+        if not is_believed:
+            final = ()
+        count = self.affordable(final, self.config.budget)
+        base = float(self.curve[:, self.best_of_n - 1].mean())
+        won = gain.mean if gain is not None and is_believed else 0.0
+        return Recommendation(
+            checkpoints=final,
+            reason=reason,
+            num_candidates=count,
+            cost=self.cost(final, count),
+            best_of_n=self.best_of_n,
+            best_of_n_reward=base,
+            gain=gain,
+            equivalent=equivalent_count(np.maximum.accumulate(self.curve.mean(axis=0)), base + won),
+            omega=self._omega(folds, chosen) if final else None,
+            chosen=chosen,
+            skipped=sum(gains is None for gains in self._gains.values()),
+        )
+
+    def choose(self, prompts: Prompts) -> Schedule:
+        """The schedule for these prompts, looking at no others; empty for none.
+
+        Of all that lie within one standard error of the best, paired by prompt, the fewest
+        checkpoints win: a further checkpoint must earn its place. No checkpoint at all is among
+        them.
+        """
+        seen: dict[Schedule, Floats] = {(): np.zeros(len(prompts))}
+        self._look(seen, list(self.grid.coarse()), prompts)
+        for count in range(1, self.config.max_checkpoints + 1):
+            fitting = [schedule for schedule in seen if len(schedule) == count]
+            fitting.sort(key=lambda schedule: -seen[schedule].mean())
+            for start in fitting[:_STARTS]:
+                self._climb(seen, start, prompts)
+        best = max(seen, key=lambda schedule: seen[schedule].mean())
+        for count in range(len(best)):
+            fewer = [schedule for schedule in seen if len(schedule) == count]
+            rival = max(fewer, key=lambda schedule: seen[schedule].mean(), default=best)
+            lead = seen[best] - seen[rival]
+            if lead.mean() <= _standard_error(lead):
+                return rival
+        return best
+
+    def affordable(self, schedule: Schedule, budget: float) -> int:
+        """Candidates that a budget pays for, exactly."""
+        return largest_search(schedule, self.scores.num_steps, 1, self.prices, budget)
+
+    def cost(self, schedule: Schedule, num_candidates: int) -> float:
+        """Exact cost of a search."""
+        stages = plan_stages(schedule, self.scores.num_steps, num_candidates, 1)
+        return search_cost(stages, self.prices)
+
+    def _climb(self, seen: dict[Schedule, Floats], start: Schedule, prompts: Prompts) -> None:
+        current = start
+        for _ in range(_MOST_MOVES):
+            around = list(self.grid.neighbours(current))
+            self._look(seen, around, prompts)
+            known = [schedule for schedule in (current, *around) if schedule in seen]
+            best = max(known, key=lambda schedule: seen[schedule].mean())
+            if best == current:
+                return
+            current = best
+
+    def _look(
+        self, seen: dict[Schedule, Floats], schedules: Sequence[Schedule], prompts: Prompts
+    ) -> None:
+        for schedule in schedules:
+            if schedule not in self._gains:
+                self._gains[schedule] = self._simulate(schedule)
+            gains = self._gains[schedule]
+            if gains is not None and len(gains):
+                seen[schedule] = gains[prompts]
+
+    def _simulate(self, schedule: Schedule) -> Floats | None:
+        """Gain per prompt; empty where it cannot be positive, None where the pool is too small."""
+        # Without more candidates than best-of-N, pruning can only lose.
+        if self.cost(schedule, self.best_of_n + 1) > self.config.budget:
+            return np.empty(0)
+        count = self.affordable(schedule, self.config.budget)
+        if count > self.scores.num_images:
+            return None
+        return self.draws.rewards(schedule, count) - self.curve[:, self.best_of_n - 1]
+
+    def _held_out(
+        self, folds: Sequence[Prompts], chosen: Sequence[Schedule], budget: float
+    ) -> Floats:
+        """Gain per prompt of the schedule chosen without it, at any budget."""
+        gains = np.zeros(self.scores.num_prompts)
+        base = self.curve[:, self.affordable((), budget) - 1]
+        for schedule in {schedule for schedule in chosen if schedule}:
+            count = self.affordable(schedule, budget)
+            every = self.judging.rewards(schedule, count) - base
+            for fold, found in zip(folds, chosen, strict=True):
+                if found == schedule:
+                    gains[fold] = every[fold]
+        return gains
+
+    def _omega(self, folds: Sequence[Prompts], chosen: Sequence[Schedule]) -> Omega | None:
+        """Over budgets of 0.2, 0.3, ... 2.0 times the one given, as far as the pool reaches."""
+        budgets, tuned, plain = [], [], []
+        for share in _OMEGA_SHARES:
+            budget = round(share * self.config.budget, 9)
+            if any(budget < self.cost(schedule, 1) for schedule in ((), *chosen)):
+                continue
+            counts = [self.affordable(schedule, budget) for schedule in ((), *chosen)]
+            if max(counts) > self.most:
+                break
+            base = float(self.curve[:, counts[0] - 1].mean())
+            budgets.append(budget)
+            plain.append(base)
+            tuned.append(base + float(self._held_out(folds, chosen, budget).mean()))
+        if len(budgets) < 3 or plain[-1] <= plain[0]:
+            return None
+        return Omega.of(budgets, tuned, plain)
+
+    def _reason(self, final: Schedule, gain: Gain | None) -> tuple[str, bool]:
+        if gain is None or not final:
+            return "no schedule beat best-of-N by more than chance where it was chosen", False
+        share = f"{100 * self.config.confidence:g} %"
+        interval = f"{gain.mean:+.4g} ({share} {gain.low:+.4g} to {gain.high:+.4g})"
+        if gain.low <= 0:
+            return f"on held-out prompts the gain of {interval} may be none", False
+        return f"on held-out prompts the gain is {interval}", True
+
+    def _folds(self) -> list[Prompts]:
+        count = min(self.config.folds, self.scores.num_prompts)
+        order = np.random.default_rng([self.config.seed, 2]).permutation(self.scores.num_prompts)
+        return list(np.array_split(order, count))
+
+    def _draws(self, rows: int, stream: int) -> Draws:
+        per_prompt = max(4, rows // self.scores.num_prompts)
+        return Draws(self.scores, per_prompt, (self.config.seed, stream), self.most)
+
+    def _best_of_n_curve(self) -> Floats:
+        """Reward per prompt `(prompts, n)` of best-of-n, for n = 1, 2, ...; exact with one reward.
+
+        With several the winner of a rank sum depends on who else was drawn, so it is simulated.
+        """
+        if len(self.scores.rewards) == 1:
+            return best_of_n_curve(self.scores.values())
+        counts = np.unique(np.geomspace(1, self.most, 20).round().astype(int))
+        counts = np.union1d(counts, np.arange(1, min(self.most, 2 * self.best_of_n) + 1))
+        known = np.stack([self.draws.rewards((), int(n)) for n in counts], axis=1)
+        places = np.arange(1, self.most + 1)
+        return np.stack([np.interp(places, counts, row) for row in known])
+
+
+def _standard_error(values: Floats) -> float:
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf
