@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_generate_zoo import difference, lines_of, outcome, summary_of
+from helpers.run_folders import difference, lines_of, outcome, summary_of
 
 from apps.generate import main
 from gensift.trace import Trace
