@@ -47,7 +47,9 @@ def reward_modules(reward: Any) -> list[nn.Module]:
     """The networks that a reward computes with."""
     if isinstance(reward, nn.Module):
         return [reward]
-    return [value for value in vars(reward).values() if isinstance(value, nn.Module)]
+    return [
+        value for value in getattr(reward, "__dict__", {}).values() if isinstance(value, nn.Module)
+    ]
 
 
 class OffloadedReward:

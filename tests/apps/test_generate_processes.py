@@ -128,18 +128,18 @@ def test_accelerate_with_two_processes_gives_what_one_gives(here: Path) -> None:
     assert "wait" in lines_of(here / "two")[2]["cost"]["seconds"]
 
 
-TWELVE = [f"a {c} {s}" for c in ("red", "green", "blue") for s in ("circle", "square", "cross")]
-TWELVE += ["two red crosses", "two blue circles", "three green squares"]
+EIGHT = [f"a {c} {s}" for c in ("red", "green") for s in ("circle", "square", "cross")]
+EIGHT += ["two blue circles", "three green squares"]
 QUICK = ("--prompts", "prompts.txt", "-n", "2", "--steps", "4", "--output")
 
 
 def test_killing_one_process_ends_the_run_which_then_resumes(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "prompts.txt").write_text("\n".join(TWELVE))
+    (here / "prompts.txt").write_text("\n".join(EIGHT))
     first, second = start(here, *QUICK, "out")
     results = here / "out" / "results.jsonl"
-    while first.poll() is None and not (results.exists() and results.read_bytes().count(b"\n") > 2):
+    while first.poll() is None and not (results.exists() and results.read_bytes().count(b"\n") > 1):
         time.sleep(0.02)
     os.kill(second.pid, signal.SIGKILL)
     killed_at = time.monotonic()
@@ -151,10 +151,10 @@ def test_killing_one_process_ends_the_run_which_then_resumes(
     assert error.startswith("error: Process 0 of 2 lost another one")
     assert error.endswith("safe in out; the same command goes on from there.")
     done = lines_of(here / "out")
-    assert 3 <= len(done) < len(TWELVE)
+    assert 2 <= len(done) < len(EIGHT)
 
     assert main([*QUICK, "out"]) == 0
-    assert f"{len(done)} of 12 prompts are finished and skipped" in capsys.readouterr().err
+    assert f"{len(done)} of 8 prompts are finished and skipped" in capsys.readouterr().err
     assert main([*QUICK, "whole"]) == 0
     assert lines_of(here / "out")[: len(done)] == done
     assert_same_run(here / "out", here / "whole")
@@ -184,7 +184,6 @@ def test_the_others_say_so_when_the_first_process_dies(
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown option": (("--frobnicate",), "error: No such option: --frobnicate"),
     "unknown sampler": (("--sampler", "ttsnip", "--prompt", "a"), "error: 'ttsnip' is not a"),
-    "missing file": (("--prompts", "none.txt"), "error: Prompt file 'none.txt' cannot be read"),
     "only one process fails": (
         ("--prompt", "a red circle", "-n", "2", "--steps", "2", "--reward", "moody:score"),
         "error: Reward 'score' returned float32 (7,) for 1 images",
