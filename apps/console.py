@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -43,6 +44,20 @@ def only_json(is_asked: bool) -> Iterator[None]:
         return
     with redirect_stdout(log.file):
         yield
+
+
+@contextmanager
+def only_errors(is_asked: bool) -> Iterator[None]:
+    """Say and print nothing; what Python itself writes to stderr still shows."""
+    if not is_asked:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        log.quiet = True
+        try:
+            yield
+        finally:
+            log.quiet = False
 
 
 @contextmanager

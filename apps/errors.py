@@ -3,41 +3,71 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import cast
 
 import typer
 
-from apps.console import plain_warnings, say
-from gensift.errors import GensiftError
+from apps.console import log, plain_warnings, say
+from gensift.errors import GensiftError, ProcessLostError
+from samplers.diffusion.exchange import ALONE, Exchange
 
 USER_ERROR = 2
+PROCESS_LOST = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 # Typer shows no name for the base of its usage errors, whose home differs between versions.
 _UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 
 
-def run(app: typer.Typer, name: str, argv: Sequence[str]) -> int:
-    """Run a command and return its exit code: 0, 2 for a user's mistake, 130 for Ctrl-C.
+@dataclass(frozen=True)
+class Invocation:
+    """What a command finds in `typer.Context.obj`.
 
-    The command finds the text of its own command line in `typer.Context.obj`.
+    Attributes:
+        command: the text of its command line.
+        exchange: the processes that run it together.
     """
-    try:
-        with plain_warnings():
-            command = shlex.join([name, *argv])
-            code = app(args=list(argv), prog_name=name, standalone_mode=False, obj=command)
-    except _UsageError as error:
-        message = error.format_message()
-        stop = "" if message.endswith((".", "?")) else "."
-        return _fail(f"{message}{stop} See {name} --help.")
-    except GensiftError as error:
-        return _fail(str(error))
-    except typer.Abort:
-        code = INTERRUPTED
-    if code == INTERRUPTED:
-        say("Interrupted.")
-    return code if isinstance(code, int) else 0
+
+    command: str
+    exchange: Exchange
+
+
+def run(
+    app: typer.Typer,
+    name: str,
+    argv: Sequence[str],
+    processes: Callable[[], AbstractContextManager[Exchange]] = lambda: nullcontext(ALONE),
+) -> int:
+    """Run a command; returns its exit code.
+
+    0, 2 for a user's mistake, 3 where another process was lost, 130 for Ctrl-C. A failure of one of
+    the `processes` is that of all, and said once.
+    """
+    with plain_warnings(), ExitStack() as stack:
+        exchange: Exchange = ALONE
+        try:
+            exchange = stack.enter_context(processes())
+            invocation = Invocation(shlex.join([name, *argv]), exchange)
+            code = app(args=list(argv), prog_name=name, standalone_mode=False, obj=invocation)
+            exchange.gather(None)
+        except _UsageError as error:
+            message = error.format_message()
+            stop = "" if message.endswith((".", "?")) else "."
+            return _fail(exchange.fail(f"{message}{stop} See {name} --help."))
+        except ProcessLostError as error:
+            log.quiet = False  # whoever is left has to say it
+            say(f"error: {error}", style="red")
+            return PROCESS_LOST
+        except GensiftError as error:
+            return _fail(exchange.fail(str(error)))
+        except typer.Abort:
+            code = INTERRUPTED
+        if code == INTERRUPTED:
+            say("Interrupted.")
+        return code if isinstance(code, int) else 0
 
 
 def _fail(message: str) -> int:

@@ -13,7 +13,9 @@ from apps import errors
 from apps.command_line import collect, takes_options_of
 from apps.console import only_json, write_json
 from apps.options import NAMES, PANELS, GenerateOptions, read_options
+from apps.processes import joined
 from apps.prompts import gather_prompts
+from samplers.diffusion.exchange import Exchange
 
 app = typer.Typer(
     add_completion=False,
@@ -76,7 +78,9 @@ def generate(
     check_output(options.output)
     with only_json(as_json):
         finish = _plan if dry_run else _run
-        show, document = finish(prepare(options, prompts, context.obj))
+        exchange = context.obj.exchange
+        job = prepare(options, prompts, context.obj.command, exchange)
+        show, document = finish(job, exchange)
     if as_json:
         write_json(document)
     else:
@@ -85,24 +89,32 @@ def generate(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return errors.run(app, "generate", sys.argv[1:] if argv is None else argv)
+    return errors.run(app, "generate", sys.argv[1:] if argv is None else argv, joined)
 
 
-def _run(job: Any) -> Any:
+def _run(job: Any, exchange: Exchange) -> Any:
     from apps.report import outcome_document, show_outcome
     from apps.run_generate import run_job
 
-    outcome = run_job(job)
+    outcome = run_job(job, exchange)
+    if outcome is None:
+        return _nothing, None
     return lambda: show_outcome(outcome), outcome_document(job, outcome)
 
 
-def _plan(job: Any) -> Any:
+def _plan(job: Any, exchange: Exchange) -> Any:
     from apps.report import plan_document, show_plan
     from apps.run_generate import times
 
+    if exchange.rank > 0:
+        return _nothing, None
     plan = job.make_sampler().plan(job.pipeline, job.prompts[0], **job.call)
     planned = times(plan.cost, len(job.prompts))
     return lambda: show_plan(job, plan, planned), plan_document(job, plan, planned)
+
+
+def _nothing() -> None:
+    """All but the first process have nothing to show."""
 
 
 def _list(as_json: bool, *, with_samplers: bool, with_rewards: bool) -> None:

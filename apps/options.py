@@ -71,6 +71,12 @@ class GenerateOptions:
         help="float32, bfloat16, float16, or auto: float32 on a CPU, bfloat16 on a GPU.",
     )
     device: str = option("auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU when there is one.")
+    reward_device: str | None = option(
+        None, help="Where rewards judge, such as cpu or cuda:1; by default as --device."
+    )
+    reward_offload: bool = option(
+        False, help="Keep rewards on the CPU while they do not judge; frees GPU memory."
+    )
     attention_backend: str | None = option(
         None, help="Attention that diffusers shall use, such as native, flash or xformers."
     )
@@ -105,6 +111,8 @@ PANELS = {
     "How to run": (
         "output",
         "device",
+        "reward_device",
+        "reward_offload",
         "dtype",
         "max_rows",
         "attention_backend",

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from apps.console import silence_libraries
+from apps.devices import check_reward_offload, load_reward_on, own_device
 from apps.options import GenerateOptions, call_arguments, reward_options, sampler_fields
 from gensift.config import config_hash, from_dict, to_dict
 from gensift.errors import ConfigError, RunFolderError, UnsupportedPipelineError
+from samplers.diffusion.exchange import ALONE, Exchange
 from samplers.registry import SAMPLERS
 
 OUTPUTS = Path("outputs")
@@ -76,8 +78,15 @@ def check_output(path: str | None) -> None:
     )
 
 
-def prepare(options: GenerateOptions, prompts: Sequence[str], command: str) -> Job:
+def prepare(
+    options: GenerateOptions,
+    prompts: Sequence[str],
+    command: str,
+    exchange: Exchange = ALONE,
+) -> Job:
     """Check everything that can be checked, cheap things first, and load what is needed.
+
+    With other processes in `exchange`, each loads onto a GPU of its own, unless told otherwise.
 
     Raises:
         GensiftError: at the first thing that is wrong.
@@ -90,7 +99,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], command: str) -> J
     reward_names = options.reward or (default_reward(model),)
     check_reward_names(reward_names)
     of_rewards = reward_options(options, reward_names)
-    pipeline, rewards = load_models(options, model, of_rewards)
+    pipeline, rewards = load_models(options, model, of_rewards, exchange)
     call, pipeline_call, guidance = settle_call(options, pipeline)
     named = ("num_inference_steps", guidance)
     sampler_options = to_dict(config)
@@ -155,12 +164,17 @@ def check_reward_names(names: Sequence[str]) -> None:
 
 
 def load_models(
-    options: GenerateOptions, model: str, of_rewards: Mapping[str, Mapping[str, Any]]
+    options: GenerateOptions,
+    model: str,
+    of_rewards: Mapping[str, Mapping[str, Any]],
+    exchange: Exchange = ALONE,
 ) -> tuple[Any, dict[str, Any]]:
-    from gensift.pipelines.loading import load_pipeline, resolve_device
-    from rewards.registry import load_reward
+    """The pipeline and the rewards, each where the options want them."""
+    from gensift.pipelines.loading import load_pipeline
 
-    device = resolve_device(options.device)
+    device = own_device(options.device, exchange)
+    judging = own_device(options.reward_device, exchange) if options.reward_device else device
+    check_reward_offload(judging, is_asked=options.reward_offload)
     silence_libraries()
     pipeline = load_pipeline(
         model,
@@ -171,7 +185,8 @@ def load_models(
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, {
-        name: load_reward(name, device=device, **given) for name, given in of_rewards.items()
+        name: load_reward_on(judging, name, given, is_offloaded=options.reward_offload)
+        for name, given in of_rewards.items()
     }
 
 

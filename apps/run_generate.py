@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from apps.console import say
+from apps.division import Round, divide
 from apps.preparation import Job, is_reproducible
 from apps.progress import SearchProgress, show_progress
-from apps.results import write_prompt
+from apps.results import write_prompt, write_shared_prompt
 from gensift import __version__
 from gensift.cost import Cost
-from gensift.errors import DeviceError, GensiftError, RunFolderError
+from gensift.errors import DeviceError, GensiftError, ProcessLostError, RunFolderError
 from gensift.randomness import candidate_seeds
-from gensift.runs import LOCK, SUMMARY, RunFolder
+from gensift.runs import LOCK, SUMMARY, RunFiles, RunFolder
+from samplers.diffusion.exchange import ALONE, Exchange
 
 PLAN = "plan.json"
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy")
@@ -47,19 +49,40 @@ class Outcome:
     is_reproducible: bool = True
 
 
-def run_job(job: Job) -> Outcome:
-    """Run `job`, or what is left of it.
+def run_job(job: Job, exchange: Exchange = ALONE) -> Outcome | None:
+    """Run `job`, or what is left of it, together with the other processes of `exchange`.
+
+    Returns:
+        What was found; None in all processes but the first.
 
     Raises:
         GensiftError: nothing new stays behind if that happens before the first prompt is finished.
         KeyboardInterrupt: after saying how to go on.
     """
+    try:
+        if exchange.rank == 0:
+            return _lead(job, exchange)
+        _help(job, exchange)
+        return None
+    except ProcessLostError as error:
+        raise ProcessLostError(
+            f"{error} Finished prompts are safe in {job.folder}; the same command goes on from "
+            "there."
+        ) from error
+
+
+def _lead(job: Job, exchange: Exchange) -> Outcome:
+    """The part of the first process, which alone holds the folder and speaks."""
     with _open_folder(job) as folder:
         finished = _say_what_is_done(job, folder)
-        sampler, plan = _settle(job, folder)
+        plan = _settle(job, folder)
         planned = times(plan.cost, len(job.prompts))
+        exchange.gather((plan.num_candidates, finished))
         try:
-            _search(job, folder, sampler, plan.num_candidates, finished)
+            with show_progress(len(job.prompts), len(finished)) as progress:
+                for line in _search(job, folder, plan.num_candidates, finished, progress, exchange):
+                    folder.append_result(line)
+                    progress.finish_prompt(line["prompt"], line["samples"][0]["reward"])
         except KeyboardInterrupt:
             done = len(folder.finished(job.prompts))
             say(
@@ -79,6 +102,15 @@ def run_job(job: Job) -> Outcome:
         spent=spent,
         is_reproducible=is_reproducible(job.sampler_class),
     )
+
+
+def _help(job: Job, exchange: Exchange) -> None:
+    """The part of every other process: it draws and writes pictures, and sends scores."""
+    settled: tuple[int, set[int]] = (0, set())
+    num_candidates, finished = exchange.gather(settled)[0]
+    with show_progress(0, 0) as progress:
+        for _ in _search(job, RunFiles(job.folder), num_candidates, finished, progress, exchange):
+            pass
 
 
 def times(cost: Cost, count: int) -> Cost:
@@ -111,8 +143,10 @@ def _open_folder(job: Job) -> Iterator[RunFolder]:
     ) as folder:
         try:
             yield folder
-        except GensiftError:
-            if not was_run and not folder.results():
+        except GensiftError as error:
+            # A lost process is no mistake in the request: the same command shall go on.
+            is_refused = not isinstance(error, ProcessLostError)
+            if is_refused and not was_run and not folder.results():
                 _discard(folder, missing)
             raise
 
@@ -153,8 +187,8 @@ def _number_first_trace(job: Job, folder: RunFolder) -> None:
             single.replace(numbered)
 
 
-def _settle(job: Job, folder: RunFolder) -> tuple[Any, Any]:
-    """Return the sampler with its number of candidates fixed, and the plan for one prompt.
+def _settle(job: Job, folder: RunFolder) -> Any:
+    """Return the plan for one prompt, with the number of candidates fixed.
 
     A budget in seconds is measured, so it may choose differently next time; the first choice is
     kept in the folder, for a resumed run to give the same results.
@@ -166,37 +200,82 @@ def _settle(job: Job, folder: RunFolder) -> tuple[Any, Any]:
         with _memory_advice():
             plan = job.make_sampler().plan(job.pipeline, job.prompts[0], **job.call)
         count = plan.num_candidates
-    changes = {"num_candidates": count, "budget": None}
-    sampler = job.make_sampler(**{k: v for k, v in changes.items() if k in job.sampler_options})
-    plan = sampler.plan(job.pipeline, job.prompts[0], **job.call)
+    plan = _sampler_of(job, count).plan(job.pipeline, job.prompts[0], **job.call)
     if not file.exists():
         folder.write_json(PLAN, plan.to_dict())
-    return sampler, plan
+    return plan
+
+
+def _sampler_of(job: Job, num_candidates: int, **changes: Any) -> Any:
+    fixed = {"num_candidates": num_candidates, "budget": None}
+    known = {name: value for name, value in fixed.items() if name in job.sampler_options}
+    return job.make_sampler(**known, **changes)
 
 
 def _search(
-    job: Job, folder: RunFolder, sampler: Any, num_candidates: int, finished: set[int]
-) -> None:
-    with show_progress(len(job.prompts), len(finished)) as progress:
-        for index in range(len(job.prompts)):
-            if index not in finished:
-                _search_one(job, folder, sampler, num_candidates, index, progress)
+    job: Job,
+    files: RunFiles,
+    num_candidates: int,
+    finished: set[int],
+    progress: SearchProgress,
+    exchange: Exchange,
+) -> Iterator[dict[str, Any]]:
+    """Work on what is not finished; yields the lines of prompts whose files are all written."""
+    todo = [index for index in range(len(job.prompts)) if index not in finished]
+    can_share = getattr(job.sampler_class, "shares_candidates", False)
+    for part in divide(todo, exchange.size, can_share=can_share):
+        work = _search_shared if part.is_shared else _search_dealt
+        yield from work(job, files, num_candidates, part, progress, exchange)
+
+
+def _search_dealt(
+    job: Job,
+    files: RunFiles,
+    num_candidates: int,
+    part: Round,
+    progress: SearchProgress,
+    exchange: Exchange,
+) -> list[dict[str, Any]]:
+    line = None
+    if exchange.rank < len(part.prompts):
+        sampler = _sampler_of(job, num_candidates)
+        index = part.prompts[exchange.rank]
+        line = _search_one(job, files, sampler, num_candidates, index, progress)
+    return [line for line in exchange.gather(line) if line is not None]
+
+
+def _search_shared(
+    job: Job,
+    files: RunFiles,
+    num_candidates: int,
+    part: Round,
+    progress: SearchProgress,
+    exchange: Exchange,
+) -> list[dict[str, Any]]:
+    (index,) = part.prompts
+    sampler = _sampler_of(job, num_candidates, exchange=exchange)
+    output = _draw(job, sampler, num_candidates, index, progress)
+    return [write_shared_prompt(files, job.config, output, index, _stem(job, index), exchange)]
 
 
 def _search_one(
     job: Job,
-    folder: RunFolder,
+    files: RunFiles,
     sampler: Any,
     num_candidates: int,
     index: int,
     progress: SearchProgress,
-) -> None:
-    prompt = job.prompts[index]
+) -> dict[str, Any]:
+    output = _draw(job, sampler, num_candidates, index, progress)
+    return write_prompt(files, job.config, output, index, _stem(job, index))
+
+
+def _draw(job: Job, sampler: Any, num_candidates: int, index: int, progress: SearchProgress) -> Any:
     seeds = [candidate_seeds(job.seed, index, num_candidates)]
     with _memory_advice():
-        output = sampler(job.pipeline, [prompt], seeds=seeds, progress=progress, **job.call)
-    line = write_prompt(folder, job.config, output, index, _stem(job, index))
-    progress.finish_prompt(prompt, line["samples"][0]["reward"])
+        return sampler(
+            job.pipeline, [job.prompts[index]], seeds=seeds, progress=progress, **job.call
+        )
 
 
 @contextmanager

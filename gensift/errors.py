@@ -66,6 +66,14 @@ class DeviceError(GensiftError, RuntimeError):
     """A device was asked for that is absent or out of memory."""
 
 
+class ProcessError(GensiftError, RuntimeError):
+    """Another process of the same run failed; the text is its reason."""
+
+
+class ProcessLostError(ProcessError):
+    """Another process of the same run died, or does not answer."""
+
+
 def nearest_hint(name: str, known: Iterable[str]) -> str:
     """Return `" Nearest: 'a', 'b'."` for names close to `name`, or an empty string."""
     by_folded = {candidate.casefold(): candidate for candidate in known}

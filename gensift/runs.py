@@ -25,7 +25,54 @@ SUMMARY = "run.json"
 LOCK = ".gensift.lock"
 
 
-class RunFolder:
+class RunFiles:
+    """Writes files of a run that another process leads: no lock, results or summary."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def write_image(self, name: str, image: Image, text_chunks: Mapping[str, str]) -> Path:
+        """Write `image` as the PNG `name`, subfolders allowed, with text chunks; return its path.
+
+        Raises:
+            RunFolderError: if it cannot be written; nothing is left behind then.
+        """
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        for key, text in text_chunks.items():
+            info.add_itxt(key, text)  # international text: plain tEXt chunks are Latin-1 only
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG", pnginfo=info)
+        return self._write(name, buffer.getvalue())
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Write `content` as the strict JSON file `name`; return its path."""
+        return self._write(name, (strict_json(content, indent=2) + "\n").encode())
+
+    def _write(self, name: str, data: bytes) -> Path:
+        target = self.path / name
+        if not target.resolve().is_relative_to(self.path.resolve()):
+            raise RunFolderError(f"{name!r} lies outside the run folder; give a name inside it.")
+        with self._as_run_folder_error():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, data)
+        return target
+
+    @contextmanager
+    def _as_run_folder_error(self) -> Iterator[None]:
+        try:
+            yield
+        except RunFolderError:
+            raise
+        except OSError as error:
+            raise RunFolderError(
+                f"Output folder {str(self.path)!r} cannot be written "
+                f"({error.strerror or error}); choose a writable folder."
+            ) from error
+
+
+class RunFolder(RunFiles):
     """The folder a run writes to; opening it again with the same config resumes the run.
 
     `config` is everything that decides the results (sampler, model, reward, seed, ...).
@@ -48,7 +95,7 @@ class RunFolder:
         pipeline_call: Mapping[str, Any] | None,
         versions: Mapping[str, str],
     ) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.config_hash = config_hash(config)
         self._summary = {
             "command": command,
@@ -111,25 +158,6 @@ class RunFolder:
                 _append(self.path / RESULTS, text.encode())
         self._results = [*kept, json.loads(text)]
 
-    def write_image(self, name: str, image: Image, text_chunks: Mapping[str, str]) -> Path:
-        """Write `image` as the PNG `name`, subfolders allowed, with text chunks; return its path.
-
-        Raises:
-            RunFolderError: if it cannot be written; nothing is left behind then.
-        """
-        from PIL.PngImagePlugin import PngInfo
-
-        info = PngInfo()
-        for key, text in text_chunks.items():
-            info.add_itxt(key, text)  # international text: plain tEXt chunks are Latin-1 only
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG", pnginfo=info)
-        return self._write(name, buffer.getvalue())
-
-    def write_json(self, name: str, content: Any) -> Path:
-        """Write `content` as the strict JSON file `name`; return its path."""
-        return self._write(name, (strict_json(content, indent=2) + "\n").encode())
-
     def write_summary(self, cost: Mapping[str, Any]) -> Path:
         """Write `run.json`: command, config, pipeline call, versions, and the run's `cost`."""
         return self.write_json(SUMMARY, {**self._summary, "cost": cost})
@@ -148,15 +176,6 @@ class RunFolder:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _write(self, name: str, data: bytes) -> Path:
-        target = self.path / name
-        if not target.resolve().is_relative_to(self.path.resolve()):
-            raise RunFolderError(f"{name!r} lies outside the run folder; give a name inside it.")
-        with self._as_run_folder_error():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, data)
-        return target
 
     def _acquire_lock(self) -> BinaryIO:
         # The file stays when the lock goes: once removed, two processes could lock two files.
@@ -213,18 +232,6 @@ class RunFolder:
             f"{str(self.path / name)!r} is damaged and cannot be resumed from; "
             "move it away or choose another folder."
         )
-
-    @contextmanager
-    def _as_run_folder_error(self) -> Iterator[None]:
-        try:
-            yield
-        except RunFolderError:
-            raise
-        except OSError as error:
-            raise RunFolderError(
-                f"Output folder {str(self.path)!r} cannot be written "
-                f"({error.strerror or error}); choose a writable folder."
-            ) from error
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

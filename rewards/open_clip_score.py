@@ -82,9 +82,11 @@ class OpenClipReward:
             RewardError: bad pictures, or another number of prompts.
         """
         pictures = to_tensor(images, prompts)
-        texts = torch.stack([self._text(prompt) for prompt in prompts])
+        device = next(self.model.parameters()).device
+        # The model may have been moved since a prompt was encoded.
+        texts = torch.stack([self._text(prompt).to(device) for prompt in prompts])
         with nullcontext() if self.differentiable else torch.no_grad():
-            pixels = self.preprocess(pictures.to(texts.device)).to(self.dtype)
+            pixels = self.preprocess(pictures.to(device)).to(self.dtype)
             features = normalize(self.model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
             return self.scale * (features * texts).sum(-1)
 

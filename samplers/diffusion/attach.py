@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gensift.cost import Cost
 from gensift.errors import ConfigError, GensiftError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds, make_generators
 from samplers.diffusion.attachment import gate_denoisers
 from samplers.diffusion.callback import num_steps_of
+from samplers.diffusion.exchange import Exchange, own_candidates
 from samplers.diffusion.judge import Judge
 from samplers.diffusion.observer import observe_scheduler
 from samplers.diffusion.preview import Previewer
-from samplers.diffusion.row_gate import LiveRows
+from samplers.diffusion.row_gate import LiveRows, RowGate
+from samplers.diffusion.sift import NothingLeft, Sift
 from samplers.diffusion.stochastic import refuse_shared_noise
 from samplers.output import Progress, SamplerOutput
 
 if TYPE_CHECKING:
-    from samplers.diffusion.search import DiffusionSearch
+    from samplers.diffusion.search import DiffusionSearch, Plan
 
 # Pictures decoded at a time for a verdict: four of 1024 x 1024 pixels, many small ones.
 _DECODE_PIXELS = 2**22
@@ -73,6 +76,8 @@ def attach(
     sampler's own. Candidates draw from the call's `generator` when it lists one per candidate;
     otherwise from `seeds`, or from seeds derived from a single generator's seed, or from `seed`.
     A call with ready `prompt_embeds` has one row per candidate and one generator for each.
+    Where the sampler shares its candidates with other processes, a call returns those of the sifted
+    samples that this process drew, or None if there are none.
 
     Args:
         sampler: a diffusion search such as `TTSnap`.
@@ -184,9 +189,10 @@ class PipelineCall:
     ) -> PipelineCall:
         """Settle how many candidates there are and where each draws its noise from."""
         if self.arguments.get("prompt") is None:
+            _refuse_to_share(sampler.exchange)
             return self._with_embedded_candidates()
         asked = self.arguments[self.count_argument] or 1
-        count = asked if asked > 1 else sampler.num_candidates(self)
+        count = asked if asked > 1 else self._count_for_all(sampler)
         rows = count * len(self.prompts)
         generator = self.arguments.get("generator")
         generators: list[torch.Generator] = (
@@ -228,9 +234,34 @@ class PipelineCall:
             arguments[self.count_argument] = count
         return replace(self, arguments=arguments, seeds=groups)
 
+    def _count_for_all(self, sampler: DiffusionSearch) -> int:
+        """The sampler's number of candidates; a measured one may differ between processes."""
+        exchange = sampler.exchange
+        count = sampler.num_candidates(self) if exchange.rank == 0 else 0
+        return exchange.gather(count)[0]
+
+    def drawing_only(self, candidates: Sequence[int]) -> PipelineCall:
+        """The call that draws just these of the candidates of each prompt; `seeds` name all."""
+        count = len(self.seeds[0])
+        if len(candidates) == count:
+            return self
+        generators = self.arguments["generator"]
+        starts = range(0, len(generators), count)
+        own = [generators[start + candidate] for start in starts for candidate in candidates]
+        arguments = {**self.arguments, "generator": own, self.count_argument: len(candidates)}
+        return replace(self, arguments=arguments)
+
     def run(self) -> Any:
         """Make the call."""
         return self.function(self.pipe, **self.arguments)
+
+
+def _refuse_to_share(exchange: Exchange) -> None:
+    if exchange.size > 1:
+        raise ConfigError(
+            "A call with `prompt_embeds` has its rows laid out already and cannot share them with "
+            "other processes; give the prompt as text, or a sampler without `exchange`."
+        )
 
 
 def _was_used(generator: torch.Generator) -> bool:
@@ -277,12 +308,45 @@ def search_in_one_call(
     sampler: DiffusionSearch, call: PipelineCall, progress: Progress | None
 ) -> tuple[Any, SamplerOutput]:
     """Run one pipeline call under the row gate and the scheduler observer."""
-    config = sampler.config
     refuse_shared_noise(call.pipe, call.arguments)
-    live = LiveRows(sum(len(group) for group in call.seeds))
     plan = sampler.plan_call(call, len(call.seeds[0]))
+    own = own_candidates(sampler.exchange, plan.num_candidates)
+    sift = _sift(sampler, call, plan, len(own), progress)
+    gates: list[RowGate] = []
+    output = None
+    try:
+        if own:
+            output = _run_gated(sampler, call.drawing_only(own), sift, gates)
+    except NothingLeft:
+        pass
+    if output is None:
+        sift.sit_out()
+    sift.finish()
+    if not sift.order:
+        raise UnsupportedPipelineError(
+            f"{type(call.pipe).__name__} ended before step {plan.num_steps} of its scheduler, so "
+            "no candidate was chosen; neither interrupt the call nor exchange its scheduler."
+        )
+    device = getattr(call.pipe, "_execution_device", "cpu")
+    found = SamplerOutput(
+        results=sift.results(_samples(output)),
+        cost=_together(sampler.exchange.gather(sift.cost(gates, device))),
+        trace=sift.trace(),
+    )
+    return output, found
+
+
+def _sift(
+    sampler: DiffusionSearch,
+    call: PipelineCall,
+    plan: Plan,
+    num_own: int,
+    progress: Progress | None,
+) -> Sift:
     height, width = call.size
-    sift = sampler.make_sift(
+    # A process without candidates makes no pipeline call, which would need a row.
+    live = LiveRows(max(1, num_own * len(call.prompts)))
+    return sampler.make_sift(
         prompts=call.prompts,
         seeds=call.seeds,
         checkpoints=sampler.checkpoints(plan.num_steps),
@@ -295,13 +359,22 @@ def search_in_one_call(
         live=live,
         stages=plan.stages,
         max_images=min(
-            config.max_rows or len(live.alive), max(1, _DECODE_PIXELS // (height * width or 1))
+            sampler.config.max_rows or len(live.alive),
+            max(1, _DECODE_PIXELS // (height * width or 1)),
         ),
         progress=progress,
+        exchange=sampler.exchange,
     )
+
+
+def _run_gated(
+    sampler: DiffusionSearch, call: PipelineCall, sift: Sift, gates: list[RowGate]
+) -> Any:
+    """What the pipeline returns; `gates` receives those that count its work."""
+    live = sift.live
     with (
         torch.no_grad(),
-        gate_denoisers(call.pipe, live, max_rows=config.max_rows) as gates,
+        gate_denoisers(call.pipe, live, max_rows=sampler.config.max_rows) as attached,
         sampler.solver(call),
         observe_scheduler(
             call.pipe.scheduler,
@@ -311,21 +384,21 @@ def search_in_one_call(
             before_step=sift.before_step,
         ),
     ):
+        gates += attached
         try:
-            output = call.run()
+            return call.run()
         except (TypeError, ValueError) as error:
             if isinstance(error, GensiftError) or any(gate.calls for gate in gates):
                 raise
             raise ConfigError(f"{type(call.pipe).__name__} refused the call: {error}") from error
-    sift.finish()
-    if not sift.order:
-        raise UnsupportedPipelineError(
-            f"{type(call.pipe).__name__} ended before step {plan.num_steps} of its scheduler, so "
-            "no candidate was chosen; neither interrupt the call nor exchange its scheduler."
-        )
-    samples = output[0] if isinstance(output, tuple) else next(iter(output.values()))
-    device = getattr(call.pipe, "_execution_device", "cpu")
-    found = SamplerOutput(
-        results=sift.results(samples), cost=sift.cost(gates, device), trace=sift.trace()
-    )
-    return output, found
+
+
+def _samples(output: Any) -> Any:
+    if output is None:
+        return ()
+    return output[0] if isinstance(output, tuple) else next(iter(output.values()))
+
+
+def _together(costs: Sequence[Cost]) -> Cost:
+    """Work of all processes, highest peak of memory, and the seconds of the first process."""
+    return replace(sum(costs[1:], costs[0]), seconds=costs[0].seconds)

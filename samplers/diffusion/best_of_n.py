@@ -14,3 +14,4 @@ class BestOfN(DiffusionSearch):
     """
 
     name: ClassVar[str] = "best-of-n"
+    shares_candidates: ClassVar[bool] = True

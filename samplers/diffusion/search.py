@@ -15,6 +15,7 @@ from gensift.errors import ConfigError
 from gensift.pipelines.loading import call_defaults, load_preview_decoder
 from samplers.diffusion.attach import PipelineCall, attach, search_in_one_call
 from samplers.diffusion.attachment import family_of_pipeline
+from samplers.diffusion.exchange import ALONE, Exchange
 from samplers.diffusion.guidance import guidance_rows
 from samplers.diffusion.judge import Judge, RewardSpec, check_reward
 from samplers.diffusion.prediction import check_scheduler
@@ -115,7 +116,9 @@ class DiffusionSearch:
         reward: what judges the candidates; a mapping of several is combined by rank sum.
         config: the options.
         keep_previews: whether the trace holds a small picture of each candidate at each stage.
+        exchange: the processes among which the candidates of each prompt are shared out.
         is_reproducible: whether a sample's seed gives the same sample in a plain pipeline call.
+        shares_candidates: whether several processes may share the candidates of a prompt.
     """
 
     name: ClassVar[str]
@@ -124,6 +127,7 @@ class DiffusionSearch:
     config_class: ClassVar[type[SearchConfig]] = SearchConfig
     default_model: ClassVar[str] = "shapes-flux"
     is_reproducible: ClassVar[bool] = True
+    shares_candidates: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -131,18 +135,26 @@ class DiffusionSearch:
         config: SearchConfig | None = None,
         *,
         keep_previews: bool = False,
+        exchange: Exchange = ALONE,
         **options: Any,
     ) -> None:
         """Give either a ready `config` or its fields as `options`.
 
         Raises:
-            ConfigError: an option is unknown or out of range, or both ways are used.
+            ConfigError: an option is unknown or out of range, both ways are used, or this search
+                cannot share its candidates with other processes.
         """
+        if exchange.size > 1 and not self.shares_candidates:
+            raise ConfigError(
+                f"{type(self).__name__} cannot share the candidates of a prompt among "
+                f"{exchange.size} processes; give each process prompts of its own."
+            )
         if config is not None and options:
             raise ConfigError("Both `config` and single options were given; give one of them.")
         self.config = config or from_dict(self.config_class, options)
         self.reward = check_reward(reward)
         self.keep_previews = keep_previews
+        self.exchange = exchange
 
     def checkpoints(self, num_steps: int) -> tuple[Checkpoint, ...]:
         """Where to prune in a loop of `num_steps`; nowhere unless a subclass says so."""

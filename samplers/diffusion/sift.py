@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,17 +14,25 @@ from torch import Tensor
 from gensift.cost import Cost, peak_memory_mib
 from gensift.errors import RewardError
 from gensift.trace import PromptTrace, Stage, Trace
-from samplers.diffusion.judge import Judge, Verdict
+from samplers.diffusion.exchange import ALONE, Exchange, own_candidates
+from samplers.diffusion.judge import Judge
 from samplers.diffusion.observer import StepEvent, keep_rows
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows, RowGate
 from samplers.diffusion.schedule import Checkpoint, PlannedStage, goes_on
+from samplers.diffusion.scores import RoundScores, merged
 from samplers.output import Progress, PromptResult
+
+
+class NothingLeft(Exception):
+    """No candidate of this process is alive, so its pipeline call need not go on."""
 
 
 @dataclass
 class Sift:
     """The state of a search over `len(prompts)` x `num_candidates` rows, prompt-major.
+
+    Rows are numbered over all processes; the pipeline of this one has just its own among them.
 
     Attributes:
         prompts: one per group of rows.
@@ -34,9 +42,10 @@ class Sift:
         judge: decodes and scores.
         previewer: decodes finished latents of this pipeline call.
         early_previewer: decodes early estimates; the same, or one with a tiny decoder.
-        live: the rows that are still computed.
+        live: the rows of this pipeline call that are still computed.
         max_images: pictures decoded and scored at a time.
         progress: told of steps, decodes and rewards.
+        exchange: with whom the candidates are shared.
     """
 
     prompts: Sequence[str]
@@ -50,6 +59,7 @@ class Sift:
     stages: Sequence[PlannedStage]
     max_images: int | None = None
     progress: Progress | None = None
+    exchange: Exchange = ALONE
     order: list[int] = field(default_factory=list, init=False)
     _stages: list[list[Stage]] = field(init=False)
     _seconds: dict[str, float] = field(default_factory=dict, init=False)
@@ -58,12 +68,13 @@ class Sift:
     def __post_init__(self) -> None:
         self._stages = [[] for _ in self.prompts]
         self._ratios = {point.step_index: point.keep for point in self.checkpoints}
+        self._own = own_candidates(self.exchange, self.num_candidates)
         self._mark = time.perf_counter()
 
     @property
     def num_candidates(self) -> int:
         """Candidates per prompt."""
-        return self.live.num_rows // len(self.prompts)
+        return len(self.seeds[0])
 
     def before_step(self, event: StepEvent) -> Sequence[int] | None:
         """Observer of the step to come: the row whose place each row takes; None for its own."""
@@ -74,15 +85,29 @@ class Sift:
         self._report("denoise", len(self.live.alive))
         if event.step_index in self._ratios:
             self._close_segment("denoise", event.latents)
-            kept = self._round(event, self._ratios[event.step_index])
-            self.live.prune(row for rows in kept for row in rows)
+            kept = self._places(self._round(event, self._ratios[event.step_index]))
+            if not kept:
+                raise NothingLeft
+            self.live.prune(kept)
             self._mark = time.perf_counter()
         if not event.is_last:
             return None
         self._close_segment("denoise", event.latents)
-        self.order = [row for rows in self._round(event, None) for row in rows]
+        self.order = self._round(event, None)
         self._mark = time.perf_counter()
-        return keep_rows(event.latents, self.order, self.live.num_rows)
+        kept = self._places(self.order)
+        if not kept:
+            raise NothingLeft
+        return keep_rows(event.latents, kept, self.live.num_rows)
+
+    def sit_out(self) -> None:
+        """Take part in the decisions that are still to come, without a candidate of one's own."""
+        ratios = [*self._ratios.values(), None]
+        for ratio in ratios[len(self._stages[0]) :] if self.judge.names else ():
+            self.order = self._decide(None, ratio)
+        if not self.judge.names:
+            self.order = self._everyone()
+        self._mark = time.perf_counter()
 
     def finish(self) -> None:
         """Call when the pipeline has returned: the rest of its time was the last decode."""
@@ -94,7 +119,7 @@ class Sift:
         return Cost(
             nfe=sum(gate.rows_run for gate in gates),
             denoiser_calls=sum(gate.calls for gate in gates),
-            decodes=self.judge.decodes + len(self.order),
+            decodes=self.judge.decodes + len(self._places(self.order)),
             preview_decodes=self.judge.preview_decodes,
             reward_calls=dict(self.judge.reward_calls),
             seconds=seconds,
@@ -118,12 +143,20 @@ class Sift:
         """Pair what the pipeline returned, in the order that was handed on, with its scores."""
         results, start = [], 0
         for index, prompt in enumerate(self.prompts):
-            picked = [row - index * self.num_candidates for row in self._rows(self.order, index)]
-            results.append(
-                self._result(index, prompt, picked, samples[start : start + len(picked)])
-            )
-            start += len(picked)
+            rows = self._rows(self.order, index)
+            picked = [row - index * self.num_candidates for row in rows]
+            count = len(self._places(rows))
+            own = self._among_picked(picked, samples[start : start + count])
+            results.append(self._result(index, prompt, picked, own))
+            start += count
         return tuple(results)
+
+    def _among_picked(self, picked: list[int], own: Sequence[Any]) -> Sequence[Any]:
+        """The samples of this process in their places; None where another one has the sample."""
+        if len(own) == len(picked):
+            return own
+        left = iter(own)
+        return [next(left) if candidate in self._own else None for candidate in picked]
 
     def _result(
         self, index: int, prompt: str, picked: list[int], samples: Sequence[Any]
@@ -148,42 +181,61 @@ class Sift:
             mean_reward=sum(finite) / len(finite),
         )
 
-    def _round(self, event: StepEvent, ratio: float | None) -> list[list[int]]:
-        """Score the living and choose, per prompt, who goes on (best first); None ends the run."""
-        alive = list(self.live.alive)
+    def _round(self, event: StepEvent, ratio: float | None) -> list[int]:
+        """Score the living and choose who goes on, best first per prompt; None ends the run."""
         if not self.judge.names:
-            return [self._rows(alive, index) for index in range(len(self.prompts))]
+            return self._everyone()
         # The last estimate is the final latent itself, and that is what gets decoded.
         is_final = ratio is None
         latents = event.latents if is_final else event.pred_original_sample
-        texts = [self.prompts[row // self.num_candidates] for row in alive]
-        rows = torch.tensor(alive, device=latents.device)
+        alive = list(self.live.alive)
+        rows = [self._row(place) for place in alive]
         verdict = self.judge.score(
             self.previewer if is_final else self.early_previewer,
-            latents.index_select(0, rows),
-            texts,
+            latents.index_select(0, torch.tensor(alive, device=latents.device)),
+            [self.prompts[row // self.num_candidates] for row in rows],
             self.max_images,
             self._report,
             sigma=None if is_final else event.flow_sigma,
         )
+        own = RoundScores(
+            step_index=event.step_index,
+            num_inference_steps=event.num_inference_steps,
+            sigma=0.0 if is_final else event.sigma,
+            timestep=float(event.timestep),
+            rows=tuple(rows),
+            scores={name: tuple(values.tolist()) for name, values in verdict.scores.items()},
+            previews=dict(zip(rows, verdict.thumbnails, strict=False)),
+        )
+        return self._decide(own, ratio)
+
+    def _decide(self, own: RoundScores | None, ratio: float | None) -> list[int]:
+        """Choose among the living of all processes; each of them comes to the same decision."""
+        if self.exchange.size == 1:
+            everyone = merged([own])
+        else:
+            with self.judge.stopwatch.part("wait"):
+                everyone = merged(self.exchange.gather(own and own.without_previews()))
+        previews = own.previews if own is not None else {}
         return [
-            self._sift_prompt(event, verdict, alive, index, ratio)
+            row
             for index in range(len(self.prompts))
+            for row in self._sift_prompt(everyone, previews, index, ratio)
         ]
 
     def _sift_prompt(
-        self, event: StepEvent, verdict: Verdict, alive: list[int], index: int, ratio: float | None
+        self, found: RoundScores, previews: Mapping[int, Any], index: int, ratio: float | None
     ) -> list[int]:
-        rows = self._rows(alive, index)
-        at = [alive.index(row) for row in rows]
-        scores = {name: values[at] for name, values in verdict.scores.items()}
+        rows = self._rows(found.rows, index)
+        at = [found.rows.index(row) for row in rows]
+        scores = {n: torch.tensor([values[i] for i in at]) for n, values in found.scores.items()}
         combined = self.judge.combine(scores).tolist()
         finite = [place for place, value in enumerate(combined) if math.isfinite(value)]
         if not finite:
             raise RewardError(
                 f"Reward {', '.join(self.judge.names)} gave no finite score for any of the "
                 f"{len(rows)} candidates of {self.prompts[index]!r} after step "
-                f"{event.step_index + 1}; check the reward on a single picture."
+                f"{found.step_index + 1}; check the reward on a single picture."
             )
         count = self.num_outputs
         if ratio is not None:
@@ -193,19 +245,33 @@ class Sift:
         offset = index * self.num_candidates
         self._stages[index].append(
             Stage(
-                step_index=event.step_index,
-                num_inference_steps=event.num_inference_steps,
-                sigma=event.sigma if ratio is not None else 0.0,
-                timestep=float(event.timestep),
+                step_index=found.step_index,
+                num_inference_steps=found.num_inference_steps,
+                sigma=found.sigma,
+                timestep=found.timestep,
                 alive=tuple(row - offset for row in rows),
                 scores={name: tuple(values.tolist()) for name, values in scores.items()},
                 combined=tuple(combined),
                 kept=tuple(sorted(rows[place] - offset for place in best)),
                 is_final=ratio is None,
-                previews=_thumbnails(verdict, at, [row - offset for row in rows]),
+                previews={row - offset: previews[row] for row in rows if row in previews},
             )
         )
         return [rows[place] for place in best]
+
+    def _everyone(self) -> list[int]:
+        """All rows: nothing is pruned where nothing judges."""
+        return list(range(self.num_candidates * len(self.prompts)))
+
+    def _row(self, place: int) -> int:
+        """The number over all processes of a row of this pipeline call."""
+        index, at = divmod(place, len(self._own))
+        return index * self.num_candidates + self._own[at]
+
+    def _places(self, rows: Sequence[int]) -> list[int]:
+        """Where in this pipeline call those of `rows` are that are this process's, in order."""
+        place = {self._row(i): i for i in range(len(self._own) * len(self.prompts))}
+        return [place[row] for row in rows if row in place]
 
     def _rows(self, rows: Sequence[int], index: int) -> list[int]:
         """Those of `rows` that belong to prompt `index`, in the given order."""
@@ -214,8 +280,11 @@ class Sift:
     def _report(self, event: str, count: int) -> None:
         if self.progress is None:
             return
-        self._done[event] = self._done.get(event, 0) + count
-        self.progress(event, self._done[event], self._total(event))
+        # The others are about as far; what they have done is not asked for at every step.
+        total = self._total(event)
+        done = min(total, self._done.get(event, 0) + count * self.exchange.size)
+        self._done[event] = done
+        self.progress(event, done, total)
 
     def _total(self, event: str) -> int:
         per_prompt = [stage.alive for stage in self.stages]
@@ -232,9 +301,3 @@ class Sift:
         now = time.perf_counter()
         self._seconds[name] = self._seconds.get(name, 0.0) + now - self._mark
         self._mark = now
-
-
-def _thumbnails(verdict: Verdict, at: list[int], candidates: list[int]) -> dict[int, Any]:
-    if not verdict.thumbnails:
-        return {}
-    return {c: verdict.thumbnails[place] for c, place in zip(candidates, at, strict=True)}

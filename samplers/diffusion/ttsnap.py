@@ -52,6 +52,7 @@ class TTSnap(DiffusionSearch):
 
     name: ClassVar[str] = "ttsnap"
     config_class: ClassVar[type[SearchConfig]] = TTSnapConfig
+    shares_candidates: ClassVar[bool] = True
     config: TTSnapConfig
 
     def checkpoints(self, num_steps: int) -> tuple[Checkpoint, ...]:

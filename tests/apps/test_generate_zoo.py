@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from helpers.run_folders import difference, lines_of, outcome, summary_of
 from PIL import Image
 
 import gensift
@@ -37,25 +37,6 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-
-
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-
-
-def summary_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found
-
-
-def pixels(picture: Any) -> Any:
-    """Pixels as integers wide enough to be subtracted."""
-    return np.asarray(picture.convert("RGB")).astype(int)
-
-
-def difference(left: Any, right: Any) -> int:
-    """Largest difference of two pictures, in 255ths."""
-    return int(np.abs(pixels(left) - pixels(right)).max())
 
 
 # --- a finished run -------------------------------------------------------------------------------
@@ -208,14 +189,6 @@ COLOURS = ("red", "green", "blue", "yellow", "purple")
 TWENTY = [f"a {colour} {shape}" for colour in COLOURS for shape in ("circle", "square", "cross")]
 TWENTY += [f"two {colour} triangles" for colour in COLOURS]
 QUICK = ("--prompts", "prompts.txt", "-n", "2", "--steps", str(STEPS), "--output")
-
-
-def outcome(line: dict[str, Any]) -> dict[str, Any]:
-    """A results line without what differs from run to run; rewards to five digits."""
-    cost = {k: v for k, v in line["cost"].items() if k not in ("seconds", "peak_memory_mib")}
-    return json.loads(  # type: ignore[no-any-return]
-        json.dumps({**line, "cost": cost}), parse_float=lambda text: round(float(text), 5)
-    )
 
 
 def test_killed_in_the_middle_it_resumes_to_the_results_of_an_undisturbed_run(
