@@ -144,7 +144,7 @@ def _draw_panel(axes: Axes, prompt: PromptTrace, rows: Sequence[_Row], top: floa
     _text(axes, 0.35, middle, wrapped, size=13, weight="bold", ha="left", va="center")
     _text(axes, WIDTH - RIGHT, middle, _summary(prompt), color=MUTED, ha="right", va="center")
     for upper, lower in pairwise(rows):
-        _draw_links(axes, upper, lower, prompt.winner)
+        _draw_links(axes, upper, lower, prompt)
     for row in rows:
         is_final = row is rows[-1]
         _draw_stage_label(axes, row)
@@ -157,12 +157,18 @@ def _summary(prompt: PromptTrace) -> str:
     if winner is None:
         return f"{len(prompt.seeds)} candidates\nno survivor"
     seed = f"\nseed {prompt.seeds[winner]}" if winner < len(prompt.seeds) else ""
+    line = prompt.ancestry(winner)
+    if len(line) > 1:
+        # The seed of a refined winner alone does not give it again.
+        seed = f"\nfrom {' → '.join(f'#{c}' for c in line[:-1][-4:])}"
     return f"winner #{winner} of {len(prompt.seeds)}{seed}"
 
 
 def _draw_stage_label(axes: Axes, row: _Row) -> None:
     stage = row.stage
     name = "final" if stage.is_final else f"step {stage.step_index + 1}"
+    if stage.round is not None:
+        name = f"round {stage.round}" if stage.is_final else f"{stage.round}: {name}"
     lines = [f"of {stage.num_inference_steps}"] if not stage.is_final else []
     if stage.sigma is not None and not stage.is_final:
         lines[0] += f"  ·  {SIGMA} {stage.sigma:.2f}"
@@ -177,14 +183,25 @@ def _draw_stage_label(axes: Axes, row: _Row) -> None:
     _text(axes, 0.35, body, "\n".join(lines), size=8, color=MUTED, ha="left", linespacing=1.35)
 
 
-def _draw_links(axes: Axes, upper: _Row, lower: _Row, winner: int | None) -> None:
+def _links(upper: _Row, lower: _Row, prompt: PromptTrace) -> list[tuple[int, int]]:
+    """Pairs (above, below) of who went on as whom: itself, or one made from it."""
+    kept = [c for c in upper.shown if c in upper.stage.kept]
+    links = [(c, c) for c in kept if c in lower.shown]
+    if prompt.parents:
+        new = [c for c in lower.shown if c not in upper.stage.alive]
+        links += [(p, c) for c in new if (p := prompt.parents[c]) is not None and p in kept]
+    return links
+
+
+def _draw_links(axes: Axes, upper: _Row, lower: _Row, prompt: PromptTrace) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
-    for candidate in (c for c in upper.shown if c in upper.stage.kept and c in lower.shown):
-        is_winner = candidate == winner
-        start = (upper.x(candidate), upper.bottom + 0.03)
-        end = (lower.x(candidate), lower.top - 0.05)
+    line = () if prompt.winner is None else prompt.ancestry(prompt.winner)
+    for above, below in _links(upper, lower, prompt):
+        is_winner = above in line and below in line
+        start = (upper.x(above), upper.bottom + 0.03)
+        end = (lower.x(below), lower.top - 0.05)
         half = (start[1] + end[1]) / 2
         points = [start, (start[0], half), (end[0], half), end]
         path = Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])

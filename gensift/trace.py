@@ -31,6 +31,7 @@ class Stage:
     combined: one value for each of `alive`, by which they were ranked.
     kept: the candidates that go on (at the final stage: that are returned).
     is_final: whether finished samples were scored.
+    round: number of the round in searches that make several, the first one 0; None elsewhere.
     previews: candidate index to its picture at that stage; not part of equality.
     """
 
@@ -43,6 +44,7 @@ class Stage:
     combined: tuple[float, ...]
     kept: tuple[int, ...]
     is_final: bool = False
+    round: int | None = None
     previews: Mapping[int, Image] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +78,7 @@ class Stage:
             "combined": list(self.combined),
             "kept": list(self.kept),
             "is_final": self.is_final,
+            "round": self.round,
         }
         if with_previews:
             data["previews"] = {str(c): _encode(image) for c, image in self.previews.items()}
@@ -94,18 +97,25 @@ class Stage:
             combined=tuple(map(float, data["combined"])),
             kept=tuple(data["kept"]),
             is_final=data["is_final"],
+            round=data.get("round"),
             previews={int(c): _decode(text) for c, text in data.get("previews", {}).items()},
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTrace:
-    """The search for one prompt: its stages from noisy to final; `seeds` of all candidates."""
+    """The search for one prompt: its stages from noisy to final, in order of the rounds.
+
+    seeds: of all candidates.
+    parents: per candidate the one it was made from by adding noise; None for a candidate of its
+        own. Empty where all are of their own.
+    """
 
     prompt: str
     prompt_index: int
     seeds: tuple[int, ...]
     stages: tuple[Stage, ...]
+    parents: tuple[int | None, ...] = ()
 
     @property
     def winner(self) -> int | None:
@@ -115,12 +125,20 @@ class PromptTrace:
         last = self.stages[-1]
         return next(candidate for candidate in last.ranking if candidate in last.kept)
 
+    def ancestry(self, candidate: int) -> tuple[int, ...]:
+        """The candidates that `candidate` came from, the eldest first, itself last."""
+        line = [candidate]
+        while self.parents and (parent := self.parents[line[0]]) is not None:
+            line.insert(0, parent)
+        return tuple(line)
+
     def to_dict(self, *, with_previews: bool = False) -> dict[str, Any]:
         """Return a mapping for JSON."""
         return {
             "prompt": self.prompt,
             "prompt_index": self.prompt_index,
             "seeds": list(self.seeds),
+            "parents": list(self.parents),
             "stages": [stage.to_dict(with_previews=with_previews) for stage in self.stages],
         }
 
@@ -132,6 +150,7 @@ class PromptTrace:
             prompt_index=data["prompt_index"],
             seeds=tuple(data["seeds"]),
             stages=tuple(Stage.from_dict(stage) for stage in data["stages"]),
+            parents=tuple(data.get("parents", ())),
         )
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -24,6 +24,7 @@ from samplers.diffusion.judge import Judge
 from samplers.diffusion.observer import observe_scheduler
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows
+from samplers.diffusion.schedule import Checkpoint, PlannedStage
 from samplers.diffusion.sift import Sift
 from samplers.output import Progress, SamplerOutput
 
@@ -300,39 +301,67 @@ def _refuse_shared_noise(pipe: Any) -> None:
 
 
 def search_in_one_call(
-    sampler: DiffusionSearch, call: PipelineCall, progress: Progress | None
+    sampler: DiffusionSearch,
+    call: PipelineCall,
+    progress: Progress | None,
+    rivals: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> tuple[Any, SamplerOutput]:
-    """Run one pipeline call under the row gate and the scheduler observer."""
+    """Run one pipeline call under the row gate and the scheduler observer; see `Sift.rivals`."""
+    plan = sampler.plan_call(call, len(call.seeds[0]))
+    checkpoints = sampler.checkpoints(plan.num_steps)
+    sift = make_sift(Sift, sampler, call, plan.stages, checkpoints, progress, rivals=rivals)
+    return run_sift(call, sift, max_rows=sampler.config.max_rows)
+
+
+AnySift = TypeVar("AnySift", bound=Sift)
+
+
+def make_sift(
+    kind: type[AnySift],
+    sampler: DiffusionSearch,
+    call: PipelineCall,
+    stages: Sequence[PlannedStage],
+    checkpoints: Sequence[Checkpoint],
+    progress: Progress | None,
+    **fields: Any,
+) -> AnySift:
+    """The state of a search in one call of the pipeline; `fields` are further ones of `kind`."""
     config = sampler.config
     _refuse_shared_noise(call.pipe)
     live = LiveRows(sum(len(group) for group in call.seeds))
-    plan = sampler.plan_call(call, len(call.seeds[0]))
     height, width = call.size
-    sift = Sift(
+    return kind(
         prompts=call.prompts,
         seeds=call.seeds,
-        checkpoints=sampler.checkpoints(plan.num_steps),
-        num_outputs=plan.stages[-1].kept,
+        checkpoints=checkpoints,
+        num_outputs=stages[-1].kept,
         judge=Judge(sampler.reward, keep_previews=sampler.keep_previews),
         previewer=Previewer(call.pipe, height, width),
         early_previewer=Previewer(
             call.pipe, height, width, decoder=sampler.preview_decoder(call.pipe)
         ),
         live=live,
-        stages=plan.stages,
+        stages=stages,
         max_images=min(
             config.max_rows or len(live.alive), max(1, _DECODE_PIXELS // (height * width or 1))
         ),
         progress=progress,
+        **fields,
     )
+
+
+def run_sift(
+    call: PipelineCall, sift: Sift, *, max_rows: int | None = None
+) -> tuple[Any, SamplerOutput]:
+    """Make the pipeline call that `sift` watches; returns its output, and what was found."""
     with (
         torch.no_grad(),
-        gate_denoisers(call.pipe, live, max_rows=config.max_rows) as gates,
+        gate_denoisers(call.pipe, sift.live, max_rows=max_rows) as gates,
         observe_scheduler(
             call.pipe.scheduler,
             sift.on_step,
             num_steps=lambda: num_steps_of(call.pipe),
-            live_rows=lambda: live.alive,
+            live_rows=lambda: sift.live.alive,
         ),
     ):
         try:
@@ -344,7 +373,8 @@ def search_in_one_call(
     sift.finish()
     if not sift.order:
         raise UnsupportedPipelineError(
-            f"{type(call.pipe).__name__} ended before step {plan.num_steps} of its scheduler, so "
+            f"{type(call.pipe).__name__} ended before step {sift.stages[-1].num_inference_steps} of its "
+            "scheduler, so "
             "no candidate was chosen; neither interrupt the call nor exchange its scheduler."
         )
     samples = output[0] if isinstance(output, tuple) else next(iter(output.values()))

@@ -113,6 +113,7 @@ class DiffusionSearch:
         reward: what judges the candidates; a mapping of several is combined by rank sum.
         config: the options.
         keep_previews: whether the trace holds a small picture of each candidate at each stage.
+        is_reproducible: whether a result's seed alone gives it in a plain pipeline call.
     """
 
     name: ClassVar[str]
@@ -120,6 +121,7 @@ class DiffusionSearch:
     pipelines: ClassVar[str] = "diffusers pipelines whose denoiser is declared"
     config_class: ClassVar[type[SearchConfig]] = SearchConfig
     default_model: ClassVar[str] = "shapes-flux"
+    is_reproducible: ClassVar[bool] = True
 
     def __init__(
         self,

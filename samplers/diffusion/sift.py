@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,8 @@ class Sift:
         live: the rows that are still computed.
         max_images: pictures decoded and scored at a time.
         progress: told of steps, decodes and rewards.
+        rivals: per prompt, scores of candidates finished before this call, among which the
+            finished ones of this call are ranked; none by default.
     """
 
     prompts: Sequence[str]
@@ -50,6 +52,7 @@ class Sift:
     stages: Sequence[PlannedStage]
     max_images: int | None = None
     progress: Progress | None = None
+    rivals: Sequence[Mapping[str, Tensor]] = ()
     order: list[int] = field(default_factory=list, init=False)
     _stages: list[list[Stage]] = field(init=False)
     _seconds: dict[str, float] = field(default_factory=dict, init=False)
@@ -173,7 +176,7 @@ class Sift:
         rows = self._rows(alive, index)
         at = [alive.index(row) for row in rows]
         scores = {name: values[at] for name, values in verdict.scores.items()}
-        combined = self.judge.combine(scores).tolist()
+        combined = self._combined(scores, index, is_final=ratio is None)
         finite = [place for place, value in enumerate(combined) if math.isfinite(value)]
         if not finite:
             raise RewardError(
@@ -202,6 +205,18 @@ class Sift:
             )
         )
         return [rows[place] for place in best]
+
+    def _combined(
+        self, scores: Mapping[str, Tensor], index: int, *, is_final: bool
+    ) -> list[float]:
+        if is_final and self.rivals:
+            rivals = self.rivals[index]
+            scores = {name: torch.cat([rivals[name], values]) for name, values in scores.items()}
+            combined = self.judge.combine(scores)[len(next(iter(rivals.values()))) :]
+        else:
+            combined = self.judge.combine(scores)
+        values: list[float] = combined.tolist()
+        return values
 
     def _rows(self, rows: Sequence[int], index: int) -> list[int]:
         """Those of `rows` that belong to prompt `index`, in the given order."""
