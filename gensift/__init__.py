@@ -17,6 +17,8 @@ _PUBLIC = {
     "BestOfN": "samplers.diffusion.best_of_n",
     "TTSnap": "samplers.diffusion.ttsnap",
     "TTSnapConfig": "samplers.diffusion.ttsnap",
+    "ZeroOrder": "samplers.diffusion.zero_order",
+    "LocalRefine": "samplers.diffusion.local_refine",
     "SearchConfig": "samplers.diffusion.search",
     "Plan": "samplers.diffusion.search",
     "SamplerOutput": "samplers.output",

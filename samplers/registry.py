@@ -8,3 +8,5 @@ from samplers.output import Sampler
 SAMPLERS: Registry[type[Sampler]] = Registry("sampler", "gensift.samplers")
 SAMPLERS.register("best-of-n", "samplers.diffusion.best_of_n:BestOfN")
 SAMPLERS.register("ttsnap", "samplers.diffusion.ttsnap:TTSnap")
+SAMPLERS.register("zero-order", "samplers.diffusion.zero_order:ZeroOrder")
+SAMPLERS.register("local-refine", "samplers.diffusion.local_refine:LocalRefine")

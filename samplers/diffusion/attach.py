@@ -203,7 +203,7 @@ class PipelineCall:
             generator if isinstance(generator, list) else [] if generator is None else [generator]
         )
         if len(generators) == rows:
-            return self._drawing_from(generators, count)
+            return self.drawing_from(generators, count)
         if len(generators) > 1:
             raise ConfigError(
                 f"`generator` has {len(generators)} entries for {rows} candidates; give one per "
@@ -212,7 +212,7 @@ class PipelineCall:
         base = generators[0].initial_seed() if generators else seed
         groups = seeds or [candidate_seeds(base, i, count) for i in range(len(self.prompts))]
         _check_seeds(groups, len(self.prompts), count)
-        return self._drawing_from(make_generators([s for group in groups for s in group]), count)
+        return self.drawing_from(make_generators([s for group in groups for s in group]), count)
 
     def _with_embedded_candidates(self) -> PipelineCall:
         """Ready embeddings are repeated by some pipelines and not by others, so rows are given."""
@@ -223,9 +223,14 @@ class PipelineCall:
                 f"With `prompt_embeds` give `generator` as a list of one per candidate, a multiple "
                 f"of the {len(self.prompts)} prompt(s); got {given}."
             )
-        return self._drawing_from(generators or [], given // len(self.prompts))
+        return self.drawing_from(generators or [], given // len(self.prompts))
 
-    def _drawing_from(self, generators: list[torch.Generator], count: int) -> PipelineCall:
+    def drawing_from(self, generators: list[torch.Generator], count: int) -> PipelineCall:
+        """The call with `count` candidates per prompt, one generator for each.
+
+        Raises:
+            ConfigError: a generator was drawn from before.
+        """
         if any(_was_used(generator) for generator in generators):
             raise ConfigError(
                 "A generator was drawn from before, so its seed would not reproduce the sample; "
@@ -283,16 +288,19 @@ def _check_seeds(seeds: Sequence[Sequence[int]], prompts: int, count: int) -> No
         )
 
 
+def is_stochastic(scheduler: Any) -> bool:
+    """Whether the scheduler adds fresh noise in its steps, whatever its call says."""
+    return bool(
+        type(scheduler).__name__ in _STOCHASTIC_SCHEDULERS
+        or scheduler.config.get("stochastic_sampling")
+        or str(scheduler.config.get("algorithm_type")).startswith("sde-")
+    )
+
+
 def _refuse_shared_noise(pipe: Any) -> None:
     """Refuse solvers whose noise would not come from the candidates' own generators."""
     family = family_of_pipeline(pipe).name
-    config = pipe.scheduler.config
-    is_stochastic = (
-        type(pipe.scheduler).__name__ in _STOCHASTIC_SCHEDULERS
-        or config.get("stochastic_sampling")
-        or str(config.get("algorithm_type")).startswith("sde-")
-    )
-    if is_stochastic and family in _WITHOUT_STEP_GENERATOR:
+    if is_stochastic(pipe.scheduler) and family in _WITHOUT_STEP_GENERATOR:
         raise UnsupportedPipelineError(
             f"{type(pipe).__name__} gives its scheduler no generator, so with the stochastic "
             f"{type(pipe.scheduler).__name__} a winner could not be reproduced from its seed. Use "
@@ -372,10 +380,10 @@ def run_sift(
             raise ConfigError(f"{type(call.pipe).__name__} refused the call: {error}") from error
     sift.finish()
     if not sift.order:
+        steps = sift.stages[-1].num_inference_steps
         raise UnsupportedPipelineError(
-            f"{type(call.pipe).__name__} ended before step {sift.stages[-1].num_inference_steps} of its "
-            "scheduler, so "
-            "no candidate was chosen; neither interrupt the call nor exchange its scheduler."
+            f"{type(call.pipe).__name__} ended before step {steps} of its scheduler, so no "
+            "candidate was chosen; neither interrupt the call nor exchange its scheduler."
         )
     samples = output[0] if isinstance(output, tuple) else next(iter(output.values()))
     device = getattr(call.pipe, "_execution_device", "cpu")

@@ -42,12 +42,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One round of scoring: `alive` candidates are scored after a step, `kept` go on."""
+    """One round of scoring: `alive` candidates are scored after a step, `kept` go on.
+
+    Searches that make several rounds number them by `round`, the first one 0.
+    """
 
     step_index: int
     num_inference_steps: int
     alive: int
     kept: int
+    round: int | None = None
 
 
 @dataclass(frozen=True)

@@ -206,9 +206,7 @@ class Sift:
         )
         return [rows[place] for place in best]
 
-    def _combined(
-        self, scores: Mapping[str, Tensor], index: int, *, is_final: bool
-    ) -> list[float]:
+    def _combined(self, scores: Mapping[str, Tensor], index: int, *, is_final: bool) -> list[float]:
         if is_final and self.rivals:
             rivals = self.rivals[index]
             scores = {name: torch.cat([rivals[name], values]) for name, values in scores.items()}
