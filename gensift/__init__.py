@@ -18,6 +18,7 @@ _PUBLIC = {
     "TTSnap": "samplers.diffusion.ttsnap",
     "TTSnapConfig": "samplers.diffusion.ttsnap",
     "ZeroOrder": "samplers.diffusion.zero_order",
+    "SearchOverPaths": "samplers.diffusion.search_over_paths",
     "LocalRefine": "samplers.diffusion.local_refine",
     "SearchConfig": "samplers.diffusion.search",
     "Plan": "samplers.diffusion.search",

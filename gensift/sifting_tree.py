@@ -198,8 +198,9 @@ def _draw_links(axes: Axes, upper: _Row, lower: _Row, prompt: PromptTrace) -> No
     from matplotlib.path import Path
 
     line = () if prompt.winner is None else prompt.ancestry(prompt.winner)
+    latest = [candidate for candidate in line if candidate in lower.stage.alive][-1:]
     for above, below in _links(upper, lower, prompt):
-        is_winner = above in line and below in line
+        is_winner = above in line and below in latest
         start = (upper.x(above), upper.bottom + 0.03)
         end = (lower.x(below), lower.top - 0.05)
         half = (start[1] + end[1]) / 2
