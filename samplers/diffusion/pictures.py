@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def join_rows(output: Any, rows: Sequence[Row]) -> Any:
     ]
     if isinstance(output, tuple):
         return tuple(joined)
-    return type(output)(**dict(zip(output.keys(), joined, strict=True)))
+    return replace(output, **dict(zip(output.keys(), joined, strict=True)))
 
 
 def _fields(output: Any) -> list[Any]:
