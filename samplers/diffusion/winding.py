@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from gensift.errors import UnsupportedPipelineError
+from samplers.diffusion.attachment import move_scheduler
 from samplers.diffusion.prediction import is_flow
 
 # Their step depends on the latents and the time alone, so any stretch may be walked again.
@@ -125,9 +126,8 @@ class Winding:
 
     def advance(self, step_index: int) -> None:
         """Call after step `step_index` of the winding loop: the next one may be a jump."""
-        # The table of sigmas stays the plain one. There is no public way to move within a run.
-        if step_index + 1 < len(self.steps) and hasattr(self._scheduler, "_step_index"):
-            self._scheduler._step_index = self.steps[step_index + 1]
+        if step_index + 1 < len(self.steps):
+            move_scheduler(self._scheduler, self.steps[step_index + 1])
 
     def renoised(self, latents: Tensor, last: int, begin: int, noise: Tensor) -> Tensor:
         """Latents `(rows, ...)` that plain step `last` gave, noised to what step `begin` takes."""

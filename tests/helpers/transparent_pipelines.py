@@ -1,7 +1,7 @@
-"""Pipelines whose every picture is known in closed form: the denoiser predicts 0, the VAE is linear.
+"""A pipeline whose every picture is known in closed form.
 
-With a velocity of 0 a flow keeps its initial noise to the end; with a noise prediction of 0, Euler
-keeps it as it stands, and DDIM scales it by the ratio of the signals.
+The denoiser predicts a velocity of 0, by which a flow keeps its initial noise to the end, and the
+VAE is linear.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from torch import Tensor
 GAIN = 0.02  # so small that no picture is clipped
 
 
-def transparent(family: str, scheduler: str | None = None) -> Any:
-    """A speaking pipeline without any doing of its own."""
-    pipe = speaking(family, scheduler)
-    last = pipe.transformer.proj_out if family == "flux" else pipe.unet.conv_out
-    torch.nn.init.zeros_(last.weight)
-    torch.nn.init.zeros_(last.bias)
+def transparent() -> Any:
+    """A speaking FLUX pipeline without any doing of its own."""
+    pipe = speaking("flux")
+    torch.nn.init.zeros_(pipe.transformer.proj_out.weight)
+    torch.nn.init.zeros_(pipe.transformer.proj_out.bias)
     config = pipe.vae.config
     gain = GAIN * config.scaling_factor
 
@@ -34,6 +33,5 @@ def transparent(family: str, scheduler: str | None = None) -> Any:
 
 def picture_of(pipe: Any, latents: Tensor) -> Tensor:
     """What `latents` look like, `(rows, 3, 16, 16)`, by our own formula."""
-    if hasattr(pipe, "transformer"):
-        latents = pipe._unpack_latents(latents, 16, 16, pipe.vae_scale_factor)
-    return torch.nn.functional.interpolate(GAIN * latents[:, :3], scale_factor=2.0) / 2 + 0.5
+    unpacked = pipe._unpack_latents(latents, 16, 16, pipe.vae_scale_factor)
+    return torch.nn.functional.interpolate(GAIN * unpacked[:, :3], scale_factor=2.0) / 2 + 0.5

@@ -61,7 +61,6 @@ def test_ttsnap_comes_first_and_its_survivors_are_refined(survivors: int, prune:
     assert best == sorted(best)
     early = [stage for stage in trace.stages if stage.round == 1 and not stage.is_final]
     assert len(early) == (2 if prune else 0)
-    assert all(len(finals[-2].kept) >= survivors for _ in early)
 
 
 @pytest.mark.parametrize("prune", [False, True])

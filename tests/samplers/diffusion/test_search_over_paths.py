@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def test_branches_without_noise_are_copies() -> None:
 
 def test_latents_of_a_single_path_follow_the_closed_form() -> None:
     """With a velocity of 0 a leg changes nothing, so only the noise added is left."""
-    pipe = transparent("flux")
+    pipe = transparent()
     search = SearchOverPaths(contrast, num_candidates=1, branches=1)
     output = found(search, pipe, output_type="latent")
     sigmas = pipe.scheduler.sigmas.double()  # the plain table, as the call left it
@@ -61,7 +62,7 @@ def test_latents_of_a_single_path_follow_the_closed_form() -> None:
     x = pipe._pack_latents(drawn, 1, 4, 8, 8).double()
     legs = search.legs(8)
     assert len(legs) > 2
-    for number, (before, leg) in enumerate(zip(legs, legs[1:], strict=False), 1):
+    for number, (before, leg) in enumerate(pairwise(legs), 1):
         low, high = sigmas[before.end], sigmas[leg.start]
         ratio = (1 - high) / (1 - low)
         noise = torch.randn(x.shape[1:], generator=generators([candidate_seed(root, number, 0)])[0])

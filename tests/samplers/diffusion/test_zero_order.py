@@ -84,7 +84,7 @@ def climb_by_hand(
 
 
 def test_a_quadratic_of_the_noise_is_climbed_as_by_hand() -> None:
-    pipe = transparent("flux")
+    pipe = transparent()
     search = ZeroOrder(nearness, num_candidates=3, rounds=6, neighbours=5, similarity=0.8)
     output = found(search, pipe)
     stages = output.trace.prompts[0].stages
