@@ -143,8 +143,8 @@ def _draw_panel(axes: Axes, prompt: PromptTrace, rows: Sequence[_Row], top: floa
     middle = top + HEAD * 0.42
     _text(axes, 0.35, middle, wrapped, size=13, weight="bold", ha="left", va="center")
     _text(axes, WIDTH - RIGHT, middle, _summary(prompt), color=MUTED, ha="right", va="center")
-    for (upper, lower), heir in zip(pairwise(rows), _lineage(prompt)[1:], strict=True):
-        _draw_links(axes, upper, lower, heir)
+    for (upper, lower), line in zip(pairwise(rows), pairwise(_lineage(prompt)), strict=True):
+        _draw_links(axes, upper, lower, prompt, line)
     for row in rows:
         is_final = row is rows[-1]
         _draw_stage_label(axes, row)
@@ -153,11 +153,13 @@ def _draw_panel(axes: Axes, prompt: PromptTrace, rows: Sequence[_Row], top: floa
 
 
 def _lineage(prompt: PromptTrace) -> list[int | None]:
-    """Return, per stage, the candidate from which the winner descends: itself, unless copied."""
+    """Per stage the candidate from which the winner descends; None where its line is not there."""
     heir, line = prompt.winner, [prompt.winner]
     for stage in reversed(prompt.stages[:-1]):
-        heir = None if heir is None else stage.parent(heir)
-        line.append(heir)
+        elders = [] if heir is None else list(reversed(prompt.ancestry(heir)))
+        found = next((at for e in elders if (at := stage.parent(e)) is not None), None)
+        line.append(found)
+        heir = heir if found is None else found
     return line[::-1]
 
 
@@ -168,12 +170,18 @@ def _summary(prompt: PromptTrace) -> str:
     # Where candidates were copied, a seed only names the place that the winner ended in.
     name = "seed" if all(stage.parents is None for stage in prompt.stages) else "slot seed"
     seed = f"\n{name} {prompt.seeds[winner]}" if winner < len(prompt.seeds) else ""
+    line = prompt.ancestry(winner)
+    if len(line) > 1:
+        # The seed of a refined winner alone does not give it again.
+        seed = f"\nfrom {' → '.join(f'#{c}' for c in line[:-1][-4:])}"
     return f"winner #{winner} of {len(prompt.seeds)}{seed}"
 
 
 def _draw_stage_label(axes: Axes, row: _Row) -> None:
     stage = row.stage
     name = "final" if stage.is_final else f"step {stage.step_index + 1}"
+    if stage.round is not None:
+        name = f"round {stage.round}" if stage.is_final else f"{stage.round}: {name}"
     lines = [f"of {stage.num_inference_steps}"] if not stage.is_final else []
     if stage.sigma is not None and not stage.is_final:
         lines[0] += f"  ·  {SIGMA} {stage.sigma:.2f}"
@@ -188,17 +196,33 @@ def _draw_stage_label(axes: Axes, row: _Row) -> None:
     _text(axes, 0.35, body, "\n".join(lines), size=8, color=MUTED, ha="left", linespacing=1.35)
 
 
-def _draw_links(axes: Axes, upper: _Row, lower: _Row, winner: int | None) -> None:
+def _links(upper: _Row, lower: _Row, prompt: PromptTrace) -> list[tuple[int, int]]:
+    """Pairs (above, below) of who went on as whom: itself, a copy, or one made from it."""
+    links = []
+    for below in lower.shown:
+        above = upper.stage.parent(below)
+        if above is None and below not in upper.stage.alive and prompt.parents:
+            elder = prompt.parents[below]
+            above = elder if elder in upper.stage.kept else None
+        if above is not None and above in upper.shown:
+            links.append((above, below))
+    return links
+
+
+def _draw_links(
+    axes: Axes,
+    upper: _Row,
+    lower: _Row,
+    prompt: PromptTrace,
+    line: tuple[int | None, int | None],
+) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
-    for candidate in lower.shown:
-        parent = upper.stage.parent(candidate)
-        if parent is None or parent not in upper.shown:
-            continue
-        is_winner = candidate == winner
-        start = (upper.x(parent), upper.bottom + 0.03)
-        end = (lower.x(candidate), lower.top - 0.05)
+    for above, below in _links(upper, lower, prompt):
+        is_winner = (above, below) == line
+        start = (upper.x(above), upper.bottom + 0.03)
+        end = (lower.x(below), lower.top - 0.05)
         half = (start[1] + end[1]) / 2
         points = [start, (start[0], half), (end[0], half), end]
         path = Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])

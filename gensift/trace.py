@@ -33,6 +33,7 @@ class Stage:
     is_final: whether finished samples were scored.
     parents: for each of `alive` the kept candidate whose state it goes on with; None where
         everyone goes on with its own.
+    round: number of the round in searches that make several, the first one 0; None elsewhere.
     previews: candidate index to its picture at that stage; not part of equality.
     """
 
@@ -46,6 +47,7 @@ class Stage:
     kept: tuple[int, ...]
     is_final: bool = False
     parents: tuple[int, ...] | None = None
+    round: int | None = None
     previews: Mapping[int, Image] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,6 +95,7 @@ class Stage:
             "combined": list(self.combined),
             "kept": list(self.kept),
             "is_final": self.is_final,
+            "round": self.round,
         }
         if self.parents is not None:
             data["parents"] = list(self.parents)
@@ -114,18 +117,25 @@ class Stage:
             kept=tuple(data["kept"]),
             is_final=data["is_final"],
             parents=tuple(data["parents"]) if data.get("parents") is not None else None,
+            round=data.get("round"),
             previews={int(c): _decode(text) for c, text in data.get("previews", {}).items()},
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTrace:
-    """The search for one prompt: its stages from noisy to final; `seeds` of all candidates."""
+    """The search for one prompt: its stages from noisy to final, in order of the rounds.
+
+    seeds: of all candidates.
+    parents: per candidate the one it was made from by adding noise; None for a candidate of its
+        own. Empty where all are of their own.
+    """
 
     prompt: str
     prompt_index: int
     seeds: tuple[int, ...]
     stages: tuple[Stage, ...]
+    parents: tuple[int | None, ...] = ()
 
     @property
     def winner(self) -> int | None:
@@ -135,12 +145,20 @@ class PromptTrace:
         last = self.stages[-1]
         return next(candidate for candidate in last.ranking if candidate in last.kept)
 
+    def ancestry(self, candidate: int) -> tuple[int, ...]:
+        """The candidates that `candidate` came from, the eldest first, itself last."""
+        line = [candidate]
+        while self.parents and (parent := self.parents[line[0]]) is not None:
+            line.insert(0, parent)
+        return tuple(line)
+
     def to_dict(self, *, with_previews: bool = False) -> dict[str, Any]:
         """Return a mapping for JSON."""
         return {
             "prompt": self.prompt,
             "prompt_index": self.prompt_index,
             "seeds": list(self.seeds),
+            "parents": list(self.parents),
             "stages": [stage.to_dict(with_previews=with_previews) for stage in self.stages],
         }
 
@@ -152,6 +170,7 @@ class PromptTrace:
             prompt_index=data["prompt_index"],
             seeds=tuple(data["seeds"]),
             stages=tuple(Stage.from_dict(stage) for stage in data["stages"]),
+            parents=tuple(data.get("parents", ())),
         )
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -26,12 +26,13 @@ from samplers.diffusion.judge import Judge
 from samplers.diffusion.observer import observe_scheduler
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows, RowGate
+from samplers.diffusion.schedule import Checkpoint, PlannedStage
 from samplers.diffusion.sift import NothingLeft, Sift
 from samplers.diffusion.stochastic import refuse_shared_noise
 from samplers.output import Progress, SamplerOutput
 
 if TYPE_CHECKING:
-    from samplers.diffusion.search import DiffusionSearch, Plan
+    from samplers.diffusion.search import DiffusionSearch
 
 # Pictures decoded at a time for a verdict: four of 1024 x 1024 pixels, many small ones.
 _DECODE_PIXELS = 2**22
@@ -199,7 +200,7 @@ class PipelineCall:
             generator if isinstance(generator, list) else [] if generator is None else [generator]
         )
         if len(generators) == rows:
-            return self._drawing_from(generators, count)
+            return self.drawing_from(generators, count)
         if len(generators) > 1:
             raise ConfigError(
                 f"`generator` has {len(generators)} entries for {rows} candidates; give one per "
@@ -208,7 +209,7 @@ class PipelineCall:
         base = generators[0].initial_seed() if generators else seed
         groups = seeds or [candidate_seeds(base, i, count) for i in range(len(self.prompts))]
         _check_seeds(groups, len(self.prompts), count)
-        return self._drawing_from(make_generators([s for group in groups for s in group]), count)
+        return self.drawing_from(make_generators([s for group in groups for s in group]), count)
 
     def _with_embedded_candidates(self) -> PipelineCall:
         """Ready embeddings are repeated by some pipelines and not by others, so rows are given."""
@@ -219,9 +220,14 @@ class PipelineCall:
                 f"With `prompt_embeds` give `generator` as a list of one per candidate, a multiple "
                 f"of the {len(self.prompts)} prompt(s); got {given}."
             )
-        return self._drawing_from(generators or [], given // len(self.prompts))
+        return self.drawing_from(generators or [], given // len(self.prompts))
 
-    def _drawing_from(self, generators: list[torch.Generator], count: int) -> PipelineCall:
+    def drawing_from(self, generators: list[torch.Generator], count: int) -> PipelineCall:
+        """The call with `count` candidates per prompt, one generator for each.
+
+        Raises:
+            ConfigError: a generator was drawn from before.
+        """
         if any(_was_used(generator) for generator in generators):
             raise ConfigError(
                 "A generator was drawn from before, so its seed would not reproduce the sample; "
@@ -305,13 +311,63 @@ def _check_seeds(seeds: Sequence[Sequence[int]], prompts: int, count: int) -> No
 
 
 def search_in_one_call(
-    sampler: DiffusionSearch, call: PipelineCall, progress: Progress | None
+    sampler: DiffusionSearch,
+    call: PipelineCall,
+    progress: Progress | None,
+    rivals: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> tuple[Any, SamplerOutput]:
-    """Run one pipeline call under the row gate and the scheduler observer."""
-    refuse_shared_noise(call.pipe, call.arguments)
+    """Run one pipeline call under the row gate and the scheduler observer; see `Sift.rivals`."""
     plan = sampler.plan_call(call, len(call.seeds[0]))
-    own = own_candidates(sampler.exchange, plan.num_candidates)
-    sift = _sift(sampler, call, plan, len(own), progress)
+    checkpoints = sampler.checkpoints(plan.num_steps)
+    sift = make_sift(
+        sampler.make_sift, sampler, call, plan.stages, checkpoints, progress, rivals=rivals
+    )
+    return run_sift(sampler, call, sift)
+
+
+AnySift = TypeVar("AnySift", bound=Sift)
+
+
+def make_sift(
+    kind: Callable[..., AnySift],
+    sampler: DiffusionSearch,
+    call: PipelineCall,
+    stages: Sequence[PlannedStage],
+    checkpoints: Sequence[Checkpoint],
+    progress: Progress | None,
+    **fields: Any,
+) -> AnySift:
+    """The state of a search in one call of the pipeline; `fields` are further ones of `kind`."""
+    refuse_shared_noise(call.pipe, call.arguments)
+    height, width = call.size
+    own = own_candidates(sampler.exchange, len(call.seeds[0]))
+    # A process without candidates makes no pipeline call, which would need a row.
+    live = LiveRows(max(1, len(own) * len(call.prompts)))
+    return kind(
+        prompts=call.prompts,
+        seeds=call.seeds,
+        checkpoints=checkpoints,
+        num_outputs=stages[-1].kept,
+        judge=Judge(sampler.reward, keep_previews=sampler.keep_previews),
+        previewer=Previewer(call.pipe, height, width),
+        early_previewer=Previewer(
+            call.pipe, height, width, decoder=sampler.preview_decoder(call.pipe)
+        ),
+        live=live,
+        stages=stages,
+        max_images=min(
+            sampler.config.max_rows or len(live.alive),
+            max(1, _DECODE_PIXELS // (height * width or 1)),
+        ),
+        progress=progress,
+        exchange=sampler.exchange,
+        **fields,
+    )
+
+
+def run_sift(sampler: DiffusionSearch, call: PipelineCall, sift: Sift) -> tuple[Any, SamplerOutput]:
+    """Make the pipeline call that `sift` watches; returns its output, and what was found."""
+    own = own_candidates(sampler.exchange, len(call.seeds[0]))
     gates: list[RowGate] = []
     output = None
     try:
@@ -323,9 +379,10 @@ def search_in_one_call(
         sift.sit_out()
     sift.finish()
     if not sift.order:
+        steps = sift.stages[-1].num_inference_steps
         raise UnsupportedPipelineError(
-            f"{type(call.pipe).__name__} ended before step {plan.num_steps} of its scheduler, so "
-            "no candidate was chosen; neither interrupt the call nor exchange its scheduler."
+            f"{type(call.pipe).__name__} ended before step {steps} of its scheduler, so no "
+            "candidate was chosen; neither interrupt the call nor exchange its scheduler."
         )
     device = getattr(call.pipe, "_execution_device", "cpu")
     found = SamplerOutput(
@@ -334,37 +391,6 @@ def search_in_one_call(
         trace=sift.trace(),
     )
     return output, found
-
-
-def _sift(
-    sampler: DiffusionSearch,
-    call: PipelineCall,
-    plan: Plan,
-    num_own: int,
-    progress: Progress | None,
-) -> Sift:
-    height, width = call.size
-    # A process without candidates makes no pipeline call, which would need a row.
-    live = LiveRows(max(1, num_own * len(call.prompts)))
-    return sampler.make_sift(
-        prompts=call.prompts,
-        seeds=call.seeds,
-        checkpoints=sampler.checkpoints(plan.num_steps),
-        num_outputs=plan.stages[-1].kept,
-        judge=Judge(sampler.reward, keep_previews=sampler.keep_previews),
-        previewer=Previewer(call.pipe, height, width),
-        early_previewer=Previewer(
-            call.pipe, height, width, decoder=sampler.preview_decoder(call.pipe)
-        ),
-        live=live,
-        stages=plan.stages,
-        max_images=min(
-            sampler.config.max_rows or len(live.alive),
-            max(1, _DECODE_PIXELS // (height * width or 1)),
-        ),
-        progress=progress,
-        exchange=sampler.exchange,
-    )
 
 
 def _run_gated(

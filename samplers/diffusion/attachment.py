@@ -62,6 +62,15 @@ def execution_device(module: torch.nn.Module) -> torch.device:
     return device
 
 
+def move_scheduler(scheduler: Any, step: int) -> None:
+    """Make `step` the next one that a scheduler takes from its table of sigmas, in mid-run.
+
+    Schedulers without such a table (DDIM) go by the timestep alone; nothing is to be done there.
+    """
+    if hasattr(scheduler, "_step_index"):
+        scheduler._step_index = step
+
+
 @contextmanager
 def gate_denoisers(
     pipe: Any, live: LiveRows, *, max_rows: int | None = None

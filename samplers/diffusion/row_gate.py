@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,8 +28,9 @@ class LiveRows:
         num_rows: candidates in the run; candidate `i` is row `i` of the pipeline's latents.
         alive: ascending rows that are still computed.
         version: grows by one whenever `alive` changes.
-        on_select: called after each change with the kept rows, as positions among the rows that
-            were alive before; whatever stores tensors per live row selects these.
+        on_select: called after each change with, for each row alive now, the position among the
+            rows alive before of the one it continues; whatever stores tensors per live row selects
+            these.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -65,9 +66,30 @@ class LiveRows:
             )
         if tuple(kept) == self.alive:
             return
+        self._replace(dict(zip(kept, kept, strict=True)))
+
+    def branch(self, sources: Mapping[int, int]) -> None:
+        """Make the rows `sources` alive, dead ones too: `row` goes on from the row `sources[row]`.
+
+        Whoever calls this has put the latents of the sources into these rows.
+
+        Raises:
+            ConfigError: there is no row, one is out of range, or a source is not alive.
+        """
+        rows = sorted(sources)
+        if not rows or rows[0] < 0 or rows[-1] >= self.num_rows:
+            raise ConfigError(f"Cannot branch to rows {rows}; choose among 0..{self.num_rows - 1}.")
+        if not set(sources.values()) <= set(self.alive):
+            raise ConfigError(
+                f"Cannot branch from rows {sorted(set(sources.values()))}: alive are "
+                f"{list(self.alive)}; branch from those."
+            )
+        self._replace(sources)
+
+    def _replace(self, sources: Mapping[int, int]) -> None:
         position = {row: index for index, row in enumerate(self.alive)}
-        positions = [position[row] for row in kept]
-        self.alive = tuple(kept)
+        self.alive = tuple(sorted(sources))
+        positions = [position[sources[row]] for row in self.alive]
         self.version += 1
         for callback in self.on_select:
             callback(positions)

@@ -6,7 +6,7 @@ candidate than the official formula (reaching the estimate of step index s takes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gensift.errors import ConfigError
@@ -42,12 +42,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One round of scoring: `alive` candidates are scored after a step, `kept` go on."""
+    """One round of scoring: `alive` candidates are scored after a step, `kept` go on.
+
+    Searches that make several rounds number them by `round`, the first one 0.
+    """
 
     step_index: int
     num_inference_steps: int
     alive: int
     kept: int
+    round: int | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,15 @@ def largest_search(
     def cost(count: int) -> float:
         return search_cost(plan_stages(checkpoints, num_steps, count, num_outputs), prices)
 
-    least = max(1, num_outputs)
+    return largest_count(cost, max(1, num_outputs), budget)
+
+
+def largest_count(cost: Callable[[int], float], least: int, budget: float) -> int:
+    """The largest candidate count, from `least` on, whose `cost` fits in `budget`, per prompt.
+
+    Raises:
+        ConfigError: not even `least` candidates fit.
+    """
     if cost(least) > budget:
         raise ConfigError(
             f"budget {budget:g} is below the cost of {least} candidate(s), {cost(least):g}; raise "

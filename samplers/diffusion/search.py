@@ -224,7 +224,7 @@ class DiffusionSearch:
         """Candidates per prompt: as configured, or as many as the budget allows."""
         if self.config.budget is None:
             return self.config.num_candidates or max(DEFAULT_CANDIDATES, self.config.num_outputs)
-        steps = _count_steps(call)
+        steps = count_steps(call)
         return largest_search(
             self.checkpoints(steps),
             steps,
@@ -235,7 +235,7 @@ class DiffusionSearch:
 
     def plan_call(self, call: PipelineCall, num_candidates: int) -> Plan:
         """The plan of one pipeline call with `num_candidates` per prompt."""
-        steps, rows = _count_steps(call), guidance_rows(call.pipe, call.arguments)
+        steps, rows = count_steps(call), guidance_rows(call.pipe, call.arguments)
         checkpoints = self.checkpoints(steps)
         if checkpoints and self.reward is not None:
             check_scheduler(call.pipe.scheduler)
@@ -278,7 +278,7 @@ class DiffusionSearch:
         return measure_prices(call, self.reward, self.config.budget_unit, decoder)
 
 
-def _count_steps(call: PipelineCall) -> int:
+def count_steps(call: PipelineCall) -> int:
     """Denoiser calls per candidate and guidance row: the length of the scheduler's loop."""
     arguments = call.arguments
     custom = arguments.get("timesteps") or arguments.get("sigmas")

@@ -46,6 +46,8 @@ class Sift:
         max_images: pictures decoded and scored at a time.
         progress: told of steps, decodes and rewards.
         exchange: with whom the candidates are shared.
+        rivals: per prompt, scores of candidates finished before this call, among which the
+            finished ones of this call are ranked; none by default.
     """
 
     prompts: Sequence[str]
@@ -60,6 +62,7 @@ class Sift:
     max_images: int | None = None
     progress: Progress | None = None
     exchange: Exchange = ALONE
+    rivals: Sequence[Mapping[str, Tensor]] = ()
     order: list[int] = field(default_factory=list, init=False)
     _stages: list[list[Stage]] = field(init=False)
     _seconds: dict[str, float] = field(default_factory=dict, init=False)
@@ -229,7 +232,7 @@ class Sift:
         rows = self._rows(found.rows, index)
         at = [found.rows.index(row) for row in rows]
         scores = {n: torch.tensor([values[i] for i in at]) for n, values in found.scores.items()}
-        combined = self.judge.combine(scores).tolist()
+        combined = self._combined(scores, index, is_final=ratio is None)
         finite = [place for place, value in enumerate(combined) if math.isfinite(value)]
         if not finite:
             raise RewardError(
@@ -272,6 +275,16 @@ class Sift:
         """Where in this pipeline call those of `rows` are that are this process's, in order."""
         place = {self._row(i): i for i in range(len(self._own) * len(self.prompts))}
         return [place[row] for row in rows if row in place]
+
+    def _combined(self, scores: Mapping[str, Tensor], index: int, *, is_final: bool) -> list[float]:
+        if is_final and self.rivals:
+            rivals = self.rivals[index]
+            scores = {name: torch.cat([rivals[name], values]) for name, values in scores.items()}
+            combined = self.judge.combine(scores)[len(next(iter(rivals.values()))) :]
+        else:
+            combined = self.judge.combine(scores)
+        values: list[float] = combined.tolist()
+        return values
 
     def _rows(self, rows: Sequence[int], index: int) -> list[int]:
         """Those of `rows` that belong to prompt `index`, in the given order."""

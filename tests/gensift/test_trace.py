@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,3 +243,36 @@ def test_plotting_leaves_the_pyplot_state_alone():
         "Trace().plot(); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rounds_and_ancestry_survive_json_and_are_drawn(tmp_path: Path) -> None:
+    def stage(number: int, alive: tuple[int, ...], kept: tuple[int, ...]) -> Stage:
+        scores = tuple(float(candidate) for candidate in alive)
+        return Stage(
+            step_index=9,
+            num_inference_steps=10,
+            alive=alive,
+            combined=scores,
+            kept=kept,
+            is_final=True,
+            round=number,
+        )
+
+    prompt = PromptTrace(
+        prompt="a red circle",
+        prompt_index=0,
+        seeds=tuple(range(8)),
+        stages=(stage(0, (0, 1), (1,)), stage(1, (1, 2, 3, 4), (4,)), stage(2, (4, 5, 6, 7), (7,))),
+        parents=(None, None, 1, 1, 1, 4, 4, None),
+    )
+    trace = Trace(prompts=(prompt,))
+    assert Trace.from_json(trace.to_json()) == trace
+    assert [prompt.ancestry(c) for c in (0, 3, 6, 7)] == [(0,), (1, 3), (1, 4, 6), (7,)]
+    texts = [text.get_text() for text in trace.plot(tmp_path / "tree.png").axes[0].texts]
+    assert {"round 0", "round 1", "round 2"} <= set(texts)
+    assert (tmp_path / "tree.png").stat().st_size > 0
+
+
+def test_traces_written_before_there_were_rounds_are_read() -> None:
+    old = {"prompt": "a", "prompt_index": 0, "seeds": [1], "stages": []}
+    assert PromptTrace.from_dict(old).ancestry(0) == (0,)

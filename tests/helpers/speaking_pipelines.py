@@ -17,9 +17,9 @@ SIZE = {"height": 16, "width": 16, "num_inference_steps": 6}
 
 
 def speaking(family: str, scheduler: str | None = None) -> Any:
-    """A tiny pipeline, "flux" or "sd15", whose `encode_prompt` needs no text encoder."""
+    """A tiny pipeline, "flux", "sd15" or "sdxl", whose `encode_prompt` needs no text encoder."""
     pipe = build(family, scheduler).pipe
-    pipe.encode_prompt = {"flux": _encode_flux, "sd15": _encode_sd}[family]
+    pipe.encode_prompt = {"flux": _encode_flux, "sd15": _encode_sd, "sdxl": _encode_sdxl}[family]
     return pipe
 
 
@@ -51,6 +51,14 @@ def _encode_sd(
     return tuple(
         text(_seeds(words, num_images_per_prompt), TEXT_TOKENS, 32) for words in (prompt, negatives)
     )
+
+
+def _encode_sdxl(
+    prompt: Any, *, num_images_per_prompt: int, negative_prompt: Any = None, **_: Any
+) -> tuple[Any, ...]:
+    embeds, negatives = _encode_sd(prompt, None, num_images_per_prompt, True, negative_prompt)
+    seeds = _seeds(prompt, num_images_per_prompt)
+    return embeds, negatives, text(seeds, 16, salt=2), text([0] * len(seeds), 16, salt=3)
 
 
 def _seeds(prompt: str | Sequence[str], num_images_per_prompt: int) -> list[int]:

@@ -235,3 +235,14 @@ def test_max_rows_must_be_positive(max_rows: int) -> None:
 def test_num_rows_must_be_positive() -> None:
     with pytest.raises(ConfigError, match="num_rows"):
         LiveRows(0)
+
+
+def test_branching_brings_rows_back_and_tells_where_they_come_from() -> None:
+    live, told = LiveRows(6), []
+    live.prune([0, 3])
+    live.on_select.append(lambda positions: told.append(list(positions)))
+    live.branch({0: 0, 1: 0, 2: 0, 3: 3, 5: 3})
+    assert live.alive == (0, 1, 2, 3, 5) and told == [[0, 0, 0, 1, 1]] and live.version == 2
+    for sources, expected in (({}, "choose among 0..5"), ({6: 0}, "0..5"), ({1: 4}, "from rows")):
+        with pytest.raises(ConfigError, match=expected):
+            live.branch(sources)
