@@ -18,7 +18,6 @@ import functools
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ import torch
 
 import gensift
 from benchmarks.results import interval, publish
+from benchmarks.timing import now
 from gensift.randomness import candidate_seeds, make_generators
 
 PROMPT = "a red circle left of a blue square"
@@ -49,9 +49,9 @@ class DenoiserClock:
 
         @functools.wraps(plain)
         def timed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            start = _now()
+            start = now()
             output = plain(module, *args, **kwargs)
-            self.seconds += _now() - start
+            self.seconds += now() - start
             return output
 
         type(denoiser).forward = timed
@@ -137,16 +137,9 @@ def _load(device: str) -> tuple[Any, Any]:
 
 
 def _seconds(run: Any) -> float:
-    start = _now()
+    start = now()
     run()
-    return _now() - start
-
-
-def _now() -> float:
-    """The clock, after all work handed to a GPU is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    return now() - start
 
 
 def _summary(ratios: list[float]) -> dict[str, Any]:

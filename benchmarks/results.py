@@ -7,7 +7,8 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import gensift
 from gensift.files import write_atomically
 
 FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
-PACKAGES = ("gensift", "torch", "diffusers", "transformers", "open_clip_torch")
+PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "xformers")
 
 
-def publish(name: str, figures: Mapping[str, Any]) -> Path:
-    """Write `docs/benchmarks/NAME.json`; returns the file."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+def publish(name: str, figures: Mapping[str, Any], folder: Path = FOLDER) -> Path:
+    """Write `NAME.json`, by default in `docs/benchmarks`; returns the file."""
+    folder.mkdir(parents=True, exist_ok=True)
     document = {
         "command": f"python -m {' '.join([_module(), *sys.argv[1:]])}",
         "hardware": hardware(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": versions(),
         **figures,
     }
-    file = FOLDER / f"{name}.json"
+    file = folder / f"{name}.json"
     write_atomically(file, (json.dumps(document, indent=2) + "\n").encode())
     return file
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed packages that a figure depends on; our own also uninstalled."""
+    found = {"gensift": gensift.__version__}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _module() -> str:
@@ -47,7 +58,10 @@ def hardware() -> dict[str, Any]:
         "cpus": os.cpu_count(),
     }
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
+        gpu = torch.cuda.get_device_properties()
+        found["gpu"] = gpu.name
+        found["gpu_memory_gib"] = round(gpu.total_memory / 2**30, 1)
+        found["cuda"] = torch.version.cuda
     return found
 
 

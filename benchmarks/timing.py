@@ -1,0 +1,99 @@
+"""Timing alternatives side by side: repeated and interleaved, with peaks of memory, to a limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.results import interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One run.
+
+    Attributes:
+        seconds: wall time, with all work on a GPU done.
+        peak_memory_mib: most memory allocated on the GPU during the run; None on a CPU.
+        result: what the run returned.
+    """
+
+    seconds: float
+    peak_memory_mib: float | None
+    result: Any
+
+
+def now() -> float:
+    """The clock, after all work handed to a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def timed(run: Callable[[], Any], device: str) -> Timing:
+    """Run once."""
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    start = now()
+    result = run()
+    seconds = now() - start
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None
+    return Timing(seconds=seconds, peak_memory_mib=peak, result=result)
+
+
+def interleaved(
+    runs: Mapping[str, Callable[[], Any]], rounds: int, device: str
+) -> dict[str, list[Timing]]:
+    """Run every alternative once per round; entry `i` of each is of the same round."""
+    found: dict[str, list[Timing]] = {name: [] for name in runs}
+    for index in range(rounds):
+        # Every other round runs backwards, so that a drift of the clock rate hits all alike.
+        names = list(runs) if index % 2 == 0 else list(runs)[::-1]
+        for name in names:
+            found[name].append(timed(runs[name], device))
+    return found
+
+
+def summary(timings: list[Timing]) -> dict[str, Any]:
+    """Median wall time, its spread, and the highest peak."""
+    seconds = [timing.seconds for timing in timings]
+    peaks = [t.peak_memory_mib for t in timings if t.peak_memory_mib is not None]
+    return {
+        "seconds": float(np.median(seconds)),
+        "seconds_range": (min(seconds), max(seconds)),
+        "peak_memory_mib": max(peaks, default=None),
+    }
+
+
+def ratio(numerators: list[float], denominators: list[float]) -> dict[str, Any]:
+    """Median of the ratios, round by round, with the interval of their mean."""
+    ratios = np.array(numerators) / np.array(denominators)
+    return {
+        "ratio": float(np.median(ratios)),
+        "mean_interval_95": interval(ratios),
+        "pairs": len(ratios),
+    }
+
+
+class Deadline:
+    """A limit of time that measurements are cut to."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._end = time.perf_counter() + limit_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the limit."""
+        return self._end - time.perf_counter()
+
+    def affordable(self, rounds: int, seconds_per_round: float) -> int:
+        """At most `rounds`, within half of what is left; one may take all of it, none more."""
+        if seconds_per_round > self.left_s:
+            return 0
+        return max(1, min(rounds, int(self.left_s / 2 / max(seconds_per_round, 1e-9))))
