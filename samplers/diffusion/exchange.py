@@ -152,6 +152,9 @@ class AcrossProcesses:
             raise ProcessLostError("This run has ended already; start it anew.")
         try:
             messages: list[_Message] = gather_object([message])
+        except ProcessLostError:  # by a signal, while waiting
+            self._is_over = self._is_lost = True
+            raise
         except RuntimeError as error:  # of gloo: a connection was closed, or silent for too long
             self._is_over = self._is_lost = True
             raise ProcessLostError(
