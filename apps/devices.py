@@ -52,6 +52,6 @@ def load_reward_on(
 
     if not is_offloaded:
         return load_reward(spec, device=device, **options)
-    from rewards.offload import offload
+    from rewards.offload import offload_reward
 
-    return offload(load_reward(spec, device="cpu", **options), device)
+    return offload_reward(load_reward(spec, device="cpu", **options), device)

@@ -52,17 +52,20 @@ def run(
             exchange = stack.enter_context(processes())
             invocation = Invocation(shlex.join([name, *argv]), exchange)
             code = app(args=list(argv), prog_name=name, standalone_mode=False, obj=invocation)
-            exchange.gather(None)
+            if code != INTERRUPTED:
+                exchange.gather(None)
+                exchange.leave()
         except _UsageError as error:
             message = error.format_message()
             stop = "" if message.endswith((".", "?")) else "."
-            return _fail(exchange.fail(f"{message}{stop} See {name} --help."))
+            return _fail(f"{message}{stop} See {name} --help.", exchange)
         except ProcessLostError as error:
-            log.quiet = False  # whoever is left has to say it
+            # Whoever is left has to say it, and goes without waiting: the others may never come.
+            log.quiet = False
             say(f"error: {error}", style="red")
             return PROCESS_LOST
         except GensiftError as error:
-            return _fail(exchange.fail(str(error)))
+            return _fail(str(error), exchange)
         except typer.Abort:
             code = INTERRUPTED
         if code == INTERRUPTED:
@@ -70,6 +73,7 @@ def run(
         return code if isinstance(code, int) else 0
 
 
-def _fail(message: str) -> int:
-    say(f"error: {message}", style="red")
+def _fail(message: str, exchange: Exchange) -> int:
+    say(f"error: {exchange.fail(message)}", style="red")
+    exchange.leave()
     return USER_ERROR

@@ -39,9 +39,6 @@ def joined() -> Iterator[Exchange]:
         with only_errors(is_asked=exchange.rank > 0):
             yield exchange
     finally:
-        # Launchers end all processes when one has failed; this one ends now by itself.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        exchange.leave()
         signal.signal(signal.SIGTERM, before)
 
 

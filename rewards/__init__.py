@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rewards.combine import CompositeReward, rank_sum, weighted_z_score
     from rewards.hpsv2 import load_hpsv2, load_hpsv21
     from rewards.imagereward import ImageReward, load_imagereward
+    from rewards.offload import offload_reward
     from rewards.open_clip_score import OpenClipReward, load_clip_score
     from rewards.pickscore import load_pickscore
     from rewards.protocol import Reward, call_reward, reward_name, to_tensor
@@ -29,6 +30,7 @@ _PUBLIC = {
     "load_imagereward": "imagereward",
     "OpenClipReward": "open_clip_score",
     "load_clip_score": "open_clip_score",
+    "offload_reward": "offload",
     "load_pickscore": "pickscore",
     "Reward": "protocol",
     "call_reward": "protocol",
@@ -56,6 +58,7 @@ __all__ = [
     "load_imagereward",
     "load_pickscore",
     "load_reward",
+    "offload_reward",
     "rank_sum",
     "reward_name",
     "shapes_clip",

@@ -15,7 +15,7 @@ from rewards.protocol import Images, Reward, is_noise_aware, reward_name
 _REST = "cpu"
 
 
-def offload(reward: Reward, device: str) -> Reward:
+def offload_reward(reward: Reward, device: str) -> Reward:
     """`reward`, whose networks lie on the CPU between calls and on `device` during one.
 
     Networks are found in the attributes of the reward, or the reward is one. A reward without any
@@ -29,7 +29,7 @@ def offload(reward: Reward, device: str) -> Reward:
         ConfigError: it lets gradients through, and a moved network could not pass them on.
     """
     if isinstance(reward, CompositeReward):
-        parts = {name: offload(part, device) for name, part in reward.parts.items()}
+        parts = {name: offload_reward(part, device) for name, part in reward.parts.items()}
         return CompositeReward(parts, reward.weights, reward.rule)
     if getattr(reward, "differentiable", False):
         raise ConfigError(
@@ -53,7 +53,7 @@ def reward_modules(reward: Any) -> list[nn.Module]:
 
 
 class OffloadedReward:
-    """See `offload`."""
+    """See `offload_reward`."""
 
     def __init__(self, reward: Reward, modules: Sequence[nn.Module], device: str) -> None:
         """Move `modules` to the CPU."""

@@ -46,7 +46,11 @@ class Exchange(Protocol):
         ...
 
     def leave(self) -> None:
-        """Call last: nobody goes before all have come here, as launchers end the rest then."""
+        """Call last, after success or `fail`: nobody goes before all have come here.
+
+        Launchers end all processes as soon as one has failed, which shall not cut off the first
+        one's last words. Who was interrupted just goes: the others notice.
+        """
         ...
 
 
@@ -93,7 +97,7 @@ class AcrossProcesses:
         from accelerate import PartialState
 
         self._silence_s = silence_s
-        self._is_over = False
+        self._is_over = self._is_lost = False
         try:
             self._state = PartialState(cpu=True, timeout=timedelta(seconds=silence_s))
         except (RuntimeError, ValueError) as error:
@@ -133,10 +137,12 @@ class AcrossProcesses:
 
     def leave(self) -> None:
         """See `Exchange.leave`."""
+        if self._is_lost:
+            return  # the connections end with this process
         try:
             self._state.wait_for_everyone()
         except RuntimeError:
-            return  # a process died; the rest of its connections go with this process
+            return
         self._state.destroy_process_group()
 
     def _swap(self, message: _Message) -> list[_Message]:
@@ -146,8 +152,11 @@ class AcrossProcesses:
             raise ProcessLostError("This run has ended already; start it anew.")
         try:
             messages: list[_Message] = gather_object([message])
+        except ProcessLostError:  # by a signal, while waiting
+            self._is_over = self._is_lost = True
+            raise
         except RuntimeError as error:  # of gloo: a connection was closed, or silent for too long
-            self._is_over = True
+            self._is_over = self._is_lost = True
             raise ProcessLostError(
                 f"Process {self.rank} of {self.size} lost another one, which died or was silent "
                 f"for {self._silence_s:g} s."

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gensift.errors import ConfigError
 from rewards.combine import CompositeReward
-from rewards.offload import OffloadedReward, offload, reward_modules
+from rewards.offload import OffloadedReward, offload_reward, reward_modules
 from rewards.protocol import call_reward, is_noise_aware, reward_name
 from rewards.shapes import ShapesVerifierReward
 
@@ -61,7 +61,7 @@ def round_trip(name: str, event: str) -> list[str]:
 
 def test_networks_are_on_the_device_during_a_call_only() -> None:
     log: list[str] = []
-    reward = offload(Fake(log), GPU)
+    reward = offload_reward(Fake(log), GPU)
     assert log == ["fake.model to cpu", "fake.head to cpu"]
     log.clear()
     scores = call_reward(reward, IMAGES, PROMPTS)
@@ -76,7 +76,7 @@ def test_they_come_back_when_the_call_fails() -> None:
             raise torch.OutOfMemoryError
 
     log: list[str] = []
-    reward = offload(Failing(log), GPU)
+    reward = offload_reward(Failing(log), GPU)
     with pytest.raises(torch.OutOfMemoryError):
         reward(IMAGES, PROMPTS)
     assert log[-2:] == ["fake.model to cpu", "fake.head to cpu"]
@@ -86,7 +86,7 @@ def test_parts_of_a_composite_take_turns() -> None:
     log: list[str] = []
     parts: dict[str, Any] = {"one": Fake(log, "one"), "two": Fake(log, "two")}
     plain = CompositeReward(parts, {"one": 3.0})
-    moved = offload(plain, GPU)
+    moved = offload_reward(plain, GPU)
     assert isinstance(moved, CompositeReward)
     assert (moved.rule, moved.weights) == (plain.rule, plain.weights)
     log.clear()
@@ -97,9 +97,9 @@ def test_parts_of_a_composite_take_turns() -> None:
 
 def test_noise_aware_rewards_stay_so_and_their_scorers_move_too() -> None:
     log: list[str] = []
-    reward = offload(NoiseAware(log), GPU)
+    reward = offload_reward(NoiseAware(log), GPU)
     assert is_noise_aware(reward)
-    assert not is_noise_aware(offload(Fake(log), GPU))
+    assert not is_noise_aware(offload_reward(Fake(log), GPU))
     log.clear()
     scorer: Any = reward.at_sigma(0.5)  # type: ignore[attr-defined]
     log.clear()
@@ -112,8 +112,8 @@ def test_a_reward_without_networks_is_left_as_it_is() -> None:
         return torch.zeros(len(images))
 
     verifier = ShapesVerifierReward()
-    assert offload(score, GPU) is score
-    assert offload(verifier, GPU) is verifier
+    assert offload_reward(score, GPU) is score
+    assert offload_reward(verifier, GPU) is verifier
 
 
 def test_a_reward_that_is_a_network_moves_itself() -> None:
@@ -125,14 +125,14 @@ def test_gradients_cannot_be_moved() -> None:
     reward = Fake([])
     reward.differentiable = True  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="'fake' is differentiable and cannot be moved"):
-        offload(reward, GPU)
+        offload_reward(reward, GPU)
 
 
 def test_a_real_reward_scores_the_same(clip_folder: Any) -> None:
     from rewards.open_clip_score import load_clip_score
 
     plain = load_clip_score(str(clip_folder))
-    moved = offload(load_clip_score(str(clip_folder)), "cpu")
+    moved = offload_reward(load_clip_score(str(clip_folder)), "cpu")
     assert isinstance(moved, OffloadedReward)
     images = torch.rand(2, 3, 32, 32)
     for _ in range(2):
