@@ -85,7 +85,7 @@ def inverted_recording(
     names = [text for text in texts for _ in range(images)]
     scores = reward(final.flatten(0, 1).float() / 255, names).view(len(texts), images)
     writer = RecordingWriter(folder, {"kind": "inverted"})
-    pictures = (*(early for _ in sigmas[1:]), final)
+    pictures = (*(early.clone() for _ in sigmas[1:]), final)
     for number, start in enumerate(range(0, len(texts), 5)):
         part = slice(start, start + 5)
         shard = Shard(
