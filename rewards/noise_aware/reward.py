@@ -95,8 +95,8 @@ class Scorer(nn.Module):
 
     @property
     def parameters_by_name(self) -> dict[str, Tensor]:
-        """The network's own weights."""
-        return dict(self.network.named_parameters())
+        """The network's own weights, detached: training others must leave no gradients here."""
+        return {name: value.detach() for name, value in self.network.named_parameters()}
 
     def forward(
         self, images: Images, prompts: Sequence[str], weights: dict[str, Tensor] | None = None
@@ -108,6 +108,7 @@ class Scorer(nn.Module):
         # Prompts are encoded without noise, and kept: not by weights that are here for one call.
         if hasattr(self._reward, "encode_prompts"):
             self._reward.encode_prompts(prompts)
+        weights = self.parameters_by_name | weights
         return self._called_with(
             {f"network.{name}": w for name, w in weights.items()}, images, prompts
         )
