@@ -71,7 +71,7 @@ def train_reward(
     base = _load_reward(reward, reward_option or (), device)
     trajectories.scores(base.name)
     accelerator = Accelerator(cpu=str(next(base.model.parameters()).device) == "cpu")
-    curriculum = phases(trained_steps(trajectories, config), config)
+    curriculum = phases(len(trained_steps(trajectories, config)), config)
     with (
         only_json(as_json),
         progress_bar("optimiser steps", sum(phase.length for phase in curriculum)) as bar,

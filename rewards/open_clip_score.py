@@ -90,6 +90,11 @@ class OpenClipReward:
             features = normalize(self.model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
             return self.scale * (features * texts).sum(-1)
 
+    def encode_prompts(self, prompts: Sequence[str]) -> None:
+        """Encode prompts ahead, by the model's weights as they are now."""
+        for prompt in prompts:
+            self._text(prompt)
+
     def _text(self, prompt: str) -> Tensor:
         """Unit-length float32 text feature; encoded alone, so that no batch can change it."""
         if prompt not in self._texts:

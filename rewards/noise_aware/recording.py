@@ -56,17 +56,19 @@ class RecordingWriter:
         """
         self.folder = folder
         index = folder / INDEX
+        text = json.dumps(dict(config), indent=2)
+        wanted = json.loads(text)  # as it reads back: tuples have become lists
         try:
             folder.mkdir(parents=True, exist_ok=True)
             remove_stale_temporaries(folder)
             if not index.exists():
-                write_atomically(index, (json.dumps(dict(config), indent=2) + "\n").encode())
+                write_atomically(index, (text + "\n").encode())
         except OSError as error:
             raise RunFolderError(
                 f"Folder {str(folder)!r} cannot be written ({error.strerror}); choose another."
             ) from error
         found = _read_index(index)
-        differing = sorted(k for k in found.keys() | config.keys() if found.get(k) != config.get(k))
+        differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
         if differing:
             raise RunFolderError(
                 f"Folder {str(folder)!r} holds a recording with another {', '.join(differing)}; "
@@ -76,6 +78,14 @@ class RecordingWriter:
     def has(self, number: int) -> bool:
         """Whether shard `number` is finished."""
         return self._file(number).exists()
+
+    def prompts(self, number: int) -> tuple[str, ...]:
+        """Prompts of a finished shard.
+
+        Raises:
+            ConfigError: it is damaged, or no shard.
+        """
+        return _read_layout(_open(self._file(number)), self._file(number)).prompts
 
     def write(self, number: int, shard: Shard) -> None:
         """Write a shard, complete or not at all."""
@@ -113,20 +123,23 @@ class Recording:
         files = sorted(folder.glob("shard-*.safetensors"))
         if not files:
             raise ConfigError(f"Recording {str(folder)!r} has no shard yet; run gensift record.")
-        self._places: list[tuple[Path, int]] = []
-        prompts: list[str] = []
-        for file in files:
-            texts = _prompts_of(file)
-            self._places += [(file, row) for row in range(len(texts))]
-            prompts += texts
-        self.prompts = tuple(prompts)
-        first = _opened(files[0])
-        keys = list(first.keys())
-        self.sigmas = tuple(first.get_tensor("sigmas").tolist())
-        self.num_images = int(first.get_tensor("seeds").shape[1])
+        # Kept open: files are memory-mapped, and training reads them thousands of times.
+        self._opened = lru_cache(maxsize=512)(_open)
+        layouts = {file: _read_layout(self._opened(file), file) for file in files}
+        first = layouts[files[0]]
+        for file, layout in layouts.items():
+            if (layout.sigmas, layout.shapes) != (first.sigmas, first.shapes):
+                raise ConfigError(
+                    f"{str(file)!r} is of another recording than {files[0].name!r}; remove the one "
+                    "that does not belong here."
+                )
+        self._places = [(f, row) for f in files for row in range(len(layouts[f].prompts))]
+        self.prompts = tuple(text for file in files for text in layouts[file].prompts)
+        self.sigmas = tuple(self._opened(files[0]).get_tensor("sigmas").tolist())
+        self.num_images = first.shapes["seeds"][0]
         self.num_steps = len(self.sigmas)
         self.reward_names = tuple(
-            sorted(key.removeprefix("scores/") for key in keys if key.startswith("scores/"))
+            sorted(key.removeprefix("scores/") for key in first.shapes if key.startswith("scores/"))
         )
 
     def pictures(self, prompt_indices: Sequence[int], step: int) -> Tensor:
@@ -151,7 +164,7 @@ class Recording:
         rows = []
         for index in prompt_indices:
             file, row = self._places[index]
-            rows.append(_opened(file).get_slice(key)[row])
+            rows.append(self._opened(file).get_slice(key)[row])
         return torch.stack(rows)
 
 
@@ -161,20 +174,35 @@ def batches(count: int, size: int) -> Iterator[range]:
         yield range(start, min(start + size, count))
 
 
-@lru_cache(maxsize=512)
-def _opened(file: Path) -> Any:
-    # Kept open: the file is memory-mapped, and training reads it thousands of times.
+def _open(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{str(file)!r} is damaged; delete it and record it again.") from error
 
 
-def _prompts_of(file: Path) -> list[str]:
+@dataclass(frozen=True)
+class _Layout:
+    """Prompts, noise levels (to four digits), and shapes without the dimension of the prompts."""
+
+    prompts: tuple[str, ...]
+    sigmas: tuple[float, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def _read_layout(opened: Any, file: Path) -> _Layout:
     try:
-        return [str(text) for text in json.loads(_opened(file).metadata()["prompts"])]
-    except (KeyError, TypeError, ValueError) as error:
+        prompts = tuple(str(text) for text in json.loads(opened.metadata()["prompts"]))
+        sigmas = tuple(round(sigma, 4) for sigma in opened.get_tensor("sigmas").tolist())
+        shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ConfigError(f"{str(file)!r} is no shard of a recording; remove it.") from error
+    shapes.pop("sigmas")
+    pictures = {f"pictures/{step:03d}" for step in range(len(sigmas))}
+    is_whole = shapes.keys() >= {"seeds", *pictures}
+    if not is_whole or any(shape[:1] != (len(prompts),) for shape in shapes.values()):
+        raise ConfigError(f"{str(file)!r} is damaged; delete it and record it again.")
+    return _Layout(prompts, sigmas, {key: shape[1:] for key, shape in shapes.items()})
 
 
 def _read_index(file: Path) -> dict[str, Any]:

@@ -42,16 +42,8 @@ class NoiseAwareReward:
         self.name = reward_name(base)
         self.weights = weights.eval()
         own = dict(base.model.named_parameters())
-        device = next(iter(own.values())).device
-        self.weights.to(device)
-        with torch.no_grad():
-            changed = weights.applied(_Known(own, self.name), weights.sigmas[0])
-        for name, value in changed.items():
-            if own[name].shape != value.shape:
-                raise ConfigError(
-                    f"The noise-aware weights change {name!r} of shape {tuple(value.shape)}, but "
-                    f"{self.name!r} has {tuple(own[name].shape)}; give those of this very model."
-                )
+        _check_fit(weights, own, self.name)
+        self.weights.to(next(iter(own.values())).device)
         self._latest: tuple[float, dict[str, Tensor]] | None = None
 
     @property
@@ -103,8 +95,8 @@ class Scorer(nn.Module):
 
     @property
     def parameters_by_name(self) -> dict[str, Tensor]:
-        """The network's own weights."""
-        return dict(self.network.named_parameters())
+        """The network's own weights, detached: training others must leave no gradients here."""
+        return {name: value.detach() for name, value in self.network.named_parameters()}
 
     def forward(
         self, images: Images, prompts: Sequence[str], weights: dict[str, Tensor] | None = None
@@ -113,6 +105,10 @@ class Scorer(nn.Module):
         if weights is None:
             plain: Tensor = self._reward(images, prompts)
             return plain
+        # Prompts are encoded without noise, and kept: not by weights that are here for one call.
+        if hasattr(self._reward, "encode_prompts"):
+            self._reward.encode_prompts(prompts)
+        weights = self.parameters_by_name | weights
         return self._called_with(
             {f"network.{name}": w for name, w in weights.items()}, images, prompts
         )
@@ -124,18 +120,18 @@ class Scorer(nn.Module):
         return scores
 
 
-class _Known(dict[str, Tensor]):
-    """Weights by name; says whose they are when one is missing."""
-
-    def __init__(self, weights: dict[str, Tensor], owner: str) -> None:
-        super().__init__(weights)
-        self._owner = owner
-
-    def __missing__(self, name: str) -> Tensor:
-        raise ConfigError(
-            f"The noise-aware weights change {name!r}, which {self._owner!r} does not have; give "
-            "those of this very model."
-        )
+def _check_fit(weights: NoiseAwareWeights, own: dict[str, Tensor], owner: str) -> None:
+    for name, shape in weights.shapes().items():
+        if name not in own:
+            raise ConfigError(
+                f"The noise-aware weights change {name!r}, which {owner!r} does not have; give "
+                "those of this very model."
+            )
+        if own[name].shape != shape:
+            raise ConfigError(
+                f"The noise-aware weights change {name!r} of shape {tuple(shape)}, but {owner!r} "
+                f"has {tuple(own[name].shape)}; give those of this very model."
+            )
 
 
 def check_base(reward: Any) -> None:

@@ -11,8 +11,8 @@ squared error hardly sees, because prompts differ more than the pictures of one 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gensift.config import to_dict
 from gensift.errors import ConfigError
+from rewards.loading import UNREADABLE, one_line
 from rewards.noise_aware.options import NoiseAwareTraining
 from rewards.noise_aware.recording import Recording
 from rewards.noise_aware.reward import Scorer, check_base
@@ -50,9 +52,14 @@ def phases(num_trained: int, config: NoiseAwareTraining) -> list[Phase]:
     return [*found, Phase(None, config.joint_steps)] if config.joint_steps else found
 
 
-def trained_steps(recording: Recording, config: NoiseAwareTraining) -> int:
-    """How many steps from the start of the loop are trained; never the last one."""
-    return max(1, min(recording.num_steps - 1, round(config.until * recording.num_steps)))
+def trained_steps(recording: Recording, config: NoiseAwareTraining) -> list[int]:
+    """Recorded steps that are trained: the first share `until`, never the finished picture.
+
+    Some solvers (PNDM) stay at a noise level for two steps, of which the first is taken.
+    """
+    sigmas = recording.sigmas
+    count = max(1, min(len(sigmas) - 1, round(config.until * len(sigmas))))
+    return [step for step in range(count) if step == 0 or sigmas[step] != sigmas[step - 1]]
 
 
 def split_prompts(recording: Recording, held_out: float) -> tuple[list[int], list[int]]:
@@ -152,13 +159,15 @@ def train(
     from accelerate import Accelerator
 
     accelerator = accelerator or Accelerator()
-    torch.manual_seed(config.seed)
-    trained = trained_steps(recording, config)
     base = trainable_weights(reward)
-    weights = make_weights(config.storage, base, recording.sigmas[:trained], config.rank)
-    rate = _RATES[config.storage] if config.learning_rate is None else config.learning_rate
-    run = _Run(reward, weights, recording, folder, config, rate, accelerator)
-    run.to_the_end(phases(trained, config), on_step)
+    steps = trained_steps(recording, config)
+    # First values are drawn on the CPU, by a stream of their own.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        sigmas = [recording.sigmas[step] for step in steps]
+        weights = make_weights(config.storage, base, sigmas, config.rank)
+    run = _Run(reward, weights, recording, steps, folder, config, accelerator)
+    run.to_the_end(phases(len(steps), config), on_step)
     return weights.eval()
 
 
@@ -170,20 +179,32 @@ class _Run:
         reward: Any,
         weights: NoiseAwareWeights,
         recording: Recording,
+        steps: Sequence[int],
         folder: Path,
         config: NoiseAwareTraining,
-        rate: float,
         accelerator: Any,
     ) -> None:
         self.recording, self.config, self.accelerator = recording, config, accelerator
-        self.folder, self.rate, self.weights = folder, rate, weights
-        self.student = accelerator.prepare(Student(reward, weights.to(accelerator.device)))
+        self.folder, self.steps, self.weights = folder, steps, weights
+        own = config.learning_rate
+        self.rate: float = _RATES[config.storage] if own is None else own
         self.train_prompts, _ = split_prompts(recording, config.held_out)
+        if len(self.train_prompts) < accelerator.num_processes:
+            raise ConfigError(
+                f"{len(self.train_prompts)} prompts cannot be shared by "
+                f"{accelerator.num_processes} processes; start fewer, or record more prompts."
+            )
         self.labels = recording.scores(reward_name(reward))
-        chosen = self.labels[self.train_prompts]
-        self.mean, self.deviation = float(chosen.mean()), float(chosen.std()) or 1.0
-        if not math.isfinite(self.mean):
+        if not self.labels.isfinite().all():
             raise ConfigError("The recording holds final scores that are not finite; record again.")
+        chosen = self.labels[self.train_prompts]
+        self.mean = float(chosen.mean())
+        self.deviation = float(chosen.std(correction=0)) or 1.0
+        self.identity = _identity(config, reward_name(reward), weights.sigmas, recording)
+        self.student = _prepare(accelerator, Student(reward, weights.to(accelerator.device)))
+        self.optimizer = accelerator.prepare(
+            torch.optim.AdamW(weights.parameters(), lr=self.rate, weight_decay=0.01)
+        )
 
     def to_the_end(
         self, curriculum: list[Phase], on_step: Callable[[int, int, float], None]
@@ -198,30 +219,28 @@ class _Run:
             if phase.step_index is not None and done == passed - phase.length:
                 continue_from_cleaner(self.weights, phase.step_index)
             # As published: a fresh optimizer and a falling rate in every phase.
-            optimizer = self.accelerator.prepare(
-                torch.optim.AdamW(self.weights.parameters(), lr=self.rate, weight_decay=0.01)
-            )
+            self.optimizer.state.clear()
             if saved_optimizer is not None:
-                optimizer.load_state_dict(saved_optimizer)
+                self.optimizer.load_state_dict(saved_optimizer)
                 saved_optimizer = None
             while done < passed:
                 progress = 1 - (passed - done) / phase.length
-                loss = self._step(optimizer, phase, done, 1 - 0.9 * progress)
+                loss = self._step(phase, done, 1 - 0.9 * progress)
                 done += 1
                 on_step(done, total, loss)
                 if done % self.config.save_every == 0 or done == passed:
-                    self._save(done, None if done == passed else optimizer)
+                    self._save(done, is_in_phase=done < passed)
 
-    def _step(self, optimizer: Any, phase: Phase, number: int, factor: float) -> float:
-        for group in optimizer.param_groups:
+    def _step(self, phase: Phase, number: int, factor: float) -> float:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
-        step = self._noise_level(phase, generator)
+        level = self._noise_level(phase, generator)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         drawn = torch.randperm(len(self.train_prompts), generator=generator)
         mine = drawn[: self.config.batch_prompts * world][rank::world].tolist()
         chosen = [self.train_prompts[index] for index in mine]
-        predicted = self._predict(chosen, step)
+        predicted = self._predict(chosen, self.steps[level])
         label = (self.labels[chosen].to(predicted) - self.mean) / self.deviation
         loss = distillation_loss(predicted, label, self.config.within_prompt)
         if not torch.isfinite(loss):
@@ -231,8 +250,8 @@ class _Run:
             )
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.weights.parameters(), 5.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
     def _noise_level(self, phase: Phase, generator: torch.Generator) -> int:
@@ -253,14 +272,14 @@ class _Run:
         standardised: Tensor = (scores - self.mean) / self.deviation
         return standardised.view(groups)
 
-    def _save(self, done: int, optimizer: Any) -> None:
+    def _save(self, done: int, *, is_in_phase: bool) -> None:
         if not self.accelerator.is_main_process:
             return
         state = {
             "done": done,
             "weights": self.weights.state_dict(),
-            "optimizer": None if optimizer is None else optimizer.state_dict(),
-            "config": _identity(self.config),
+            "optimizer": self.optimizer.state_dict() if is_in_phase else None,
+            "config": self.identity,
         }
         aside = self.folder / (CHECKPOINT + ".tmp")
         torch.save(state, aside)
@@ -271,16 +290,39 @@ class _Run:
         file = self.folder / CHECKPOINT
         if not file.exists():
             return 0, None
-        state = torch.load(file, weights_only=True, map_location=self.accelerator.device)
-        if state["config"] != _identity(self.config):
+        try:
+            state = torch.load(file, weights_only=True, map_location=self.accelerator.device)
+        except UNREADABLE as error:
             raise ConfigError(
-                f"Folder {str(self.folder)!r} holds a training with other options; repeat those to "
-                "resume it, or choose another folder."
+                f"{str(file)!r} is damaged ({one_line(error)}); delete it to begin again."
+            ) from error
+        if state["config"] != self.identity:
+            raise ConfigError(
+                f"Folder {str(self.folder)!r} holds a training with other options, or on another "
+                "recording; repeat it to resume it, or choose another folder."
             )
         self.weights.load_state_dict(state["weights"])
         return int(state["done"]), state["optimizer"]
 
 
-def _identity(config: NoiseAwareTraining) -> dict[str, Any]:
-    names = ("storage", "rank", "until", "steps_per_phase", "joint_steps", "within_prompt", "seed")
-    return {name: getattr(config, name) for name in names}
+def _prepare(accelerator: Any, student: Student) -> Any:
+    """The student, shared by the processes; most of its weights belong to other noise levels."""
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    own = accelerator.ddp_handler
+    accelerator.ddp_handler = own or DistributedDataParallelKwargs(find_unused_parameters=True)
+    try:
+        return accelerator.prepare(student)
+    finally:
+        accelerator.ddp_handler = own
+
+
+def _identity(
+    config: NoiseAwareTraining, reward: str, sigmas: Sequence[float], recording: Recording
+) -> dict[str, Any]:
+    """What a checkpoint belongs to; rate, batch and saving may change on the way."""
+    free = ("learning_rate", "batch_prompts", "save_every")
+    chosen = {key: value for key, value in to_dict(config).items() if key not in free}
+    texts = hashlib.sha256("\0".join(recording.prompts).encode()).hexdigest()
+    seen = {"reward": reward, "sigmas": list(sigmas), "prompts": texts}
+    return chosen | seen | {"num_images": recording.num_images}

@@ -51,6 +51,10 @@ class NoiseAwareWeights(nn.Module, ABC):
     def applied(self, base: Mapping[str, Tensor], sigma: float) -> dict[str, Tensor]:
         """The weights at `sigma` that differ from `base`, by name."""
 
+    @abstractmethod
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the weights that change, by name."""
+
     def covers(self, sigma: float) -> bool:
         """Whether `sigma` lies within what was trained, or half a step beyond."""
         gaps = [a - b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False)]
@@ -96,6 +100,10 @@ class SigmaAdapter(NoiseAwareWeights):
             found[name] = base[name] + (self.up[key] @ inner).to(base[name])
         return found
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """See `NoiseAwareWeights`."""
+        return _adapted_shapes(self.names, self.up, self.down)
+
 
 class StepAdapters(NoiseAwareWeights):
     """W + B A for matrices and b + d for vectors, for each trained noise level apart."""
@@ -118,6 +126,11 @@ class StepAdapters(NoiseAwareWeights):
             found[name] = base[name] + change.to(base[name])
         return found
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """See `NoiseAwareWeights`."""
+        step = self.steps[0]
+        return _adapted_shapes(self.names, step["up"], step["down"])  # type: ignore[index]
+
 
 class StepWeights(NoiseAwareWeights):
     """All changed weights in full for each trained noise level (15 times the network, or so)."""
@@ -138,6 +151,11 @@ class StepWeights(NoiseAwareWeights):
         step = self.steps[self.nearest(sigma)]
         return {name: step[key].to(base[name]) for key, name in self.names.items()}  # type: ignore[index]
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """See `NoiseAwareWeights`."""
+        step = self.steps[0]
+        return {name: step[key].shape for key, name in self.names.items()}  # type: ignore[index]
+
 
 def make_weights(
     storage: str, base: Mapping[str, Tensor], sigmas: Sequence[float], rank: int
@@ -153,7 +171,7 @@ def make_weights(
     Raises:
         ConfigError: an unknown storage.
     """
-    shapes = {name: value.shape for name, value in base.items() if value.ndim <= 2}
+    shapes = {name: value.shape for name, value in base.items() if value.ndim in (1, 2)}
     if storage == "sigma-adapter":
         return SigmaAdapter(shapes, sigmas, rank)
     if storage == "lora":
@@ -178,6 +196,15 @@ def _one_adapter(shapes: Shapes, rank: int) -> nn.ModuleDict:
         if is_matrix:
             down[_key(name)] = torch.randn(rank, shape[1]) / math.sqrt(shape[1])
     return nn.ModuleDict({"up": up, "down": down})
+
+
+def _adapted_shapes(
+    names: Mapping[str, str], up: nn.ParameterDict, down: nn.ParameterDict
+) -> dict[str, torch.Size]:
+    return {
+        name: torch.Size((up[key].shape[0], *(down[key].shape[1:] if key in down else ())))
+        for key, name in names.items()
+    }
 
 
 def _key(name: str) -> str:
