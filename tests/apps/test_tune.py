@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from apps import main as shell
+from apps.generate import main as generate
 from apps.options import read_options
-from samplers.diffusion.schedule import PruningSchedule
+from samplers.diffusion.schedule import Checkpoint, PruningSchedule, plan_stages
+from samplers.tuning.schedule_file import generate_config
 
 STEPS = 8
 
@@ -128,3 +130,16 @@ def test_what_is_no_file_of_scores_is_refused(tune, tmp_path):
     for path, expected in ((tmp_path, "folder"), (tmp_path / "no.npz", "do not exist")):
         code, _, err = tune(path)
         assert code == 2 and expected in err
+
+
+@pytest.mark.parametrize("checkpoints", [(), (Checkpoint(0, 0.5), Checkpoint(2, 0.65))])
+def test_generate_plans_by_the_file(capsys, tmp_path, checkpoints):
+    file = tmp_path / "schedule.json"
+    file.write_text(json.dumps(generate_config(checkpoints, 5)))
+    request = ["--prompt", "a red circle", "--steps", "5", "-n", "8", "--dry-run", "--json"]
+    assert generate(["--config", str(file), *request]) == 0
+    stages = json.loads(capsys.readouterr().out)["plan"]["stages"]
+    planned = plan_stages(checkpoints, 5, 8, 1)
+    assert [(s["step_index"], s["alive"], s["kept"]) for s in stages] == [
+        (s.step_index, s.alive, s.kept) for s in planned
+    ]
