@@ -170,20 +170,19 @@ def _read_folder(path: Path) -> ScoreTensors:
     )
 
 
-def _read_npy(path: Path) -> Arrays:
-    return {"scores": _unpickled(partial(np.load, path, allow_pickle=False))}
-
-
-def _read_npz(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as file:
+def _read_numpy(path: Path) -> Arrays:
+    loaded = _unpickled(partial(np.load, path, allow_pickle=False))
+    if isinstance(loaded, np.ndarray):
+        return {"scores": loaded}
+    with loaded as file:
         return {key: _unpickled(partial(file.__getitem__, key)) for key in file.files}
 
 
-def _unpickled(load: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+def _unpickled(load: Callable[[], Any]) -> Any:
     try:
         return load()
     except ValueError as error:
-        # NumPy names the reason: an array of objects, or a header that is cut off.
+        # NumPy says so of arrays of objects and of anything that it cannot make out.
         raise ConfigError(
             "an array is damaged or pickled, and pickles run code; save plain float arrays."
         ) from error
@@ -204,9 +203,9 @@ def _read_safetensors(path: Path) -> Arrays:
 
 
 _READERS: dict[str, Callable[[Path], Arrays]] = {
-    ".npz": _read_npz,
+    ".npz": _read_numpy,
     ".safetensors": _read_safetensors,
-    ".npy": _read_npy,
+    ".npy": _read_numpy,
 }
 _LEAVES = ("early", "final")
 _BESIDE = ("sigmas", "prompts")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from gensift.errors import ConfigError
-from samplers.diffusion.schedule import Checkpoint, plan_stages
+from samplers.diffusion.schedule import Checkpoint, goes_on, plan_stages
 from samplers.tuning.recordings import Floats, RewardScores, ScoreTensors
 
 Indices = NDArray[np.integer[Any]]
@@ -26,6 +26,10 @@ class Draws:
     A draw is an order of the pool's images; a search for n candidates takes the first n. So
     schedules are compared on common random numbers. Each prompt has draws of its own: with the same
     ids for all, as in the published simulation, chance would not average out over prompts.
+
+    Attributes:
+        candidates: per draw the images in order, as places in the pool, int32
+            `(prompts, draws, most)`.
     """
 
     def __init__(
@@ -48,9 +52,10 @@ class Draws:
         self._worth = scores.values()
         shape = (scores.num_prompts, num_draws, scores.num_images)
         pool = np.broadcast_to(np.arange(scores.num_images, dtype=np.int32), shape)
-        order = np.random.default_rng(seed).permuted(pool, axis=-1)[:, :, : self.most]
+        shuffled = np.random.default_rng(seed).permuted(pool, axis=-1)
+        self.candidates: Indices = shuffled[:, :, : self.most].copy()
         # Rows are prompts x draws.
-        self._order: Indices = order.reshape(-1, self.most)
+        self._order = self.candidates.reshape(-1, self.most)
         self._shape = shape[:2]
         self._cached: dict[int, tuple[list[Indices], NDArray[np.bool_] | None]] = {}
 
@@ -72,8 +77,11 @@ class Draws:
         rows = len(self._order)
         alive = np.tile(np.arange(num_candidates, dtype=np.int32), (rows, 1))
         is_lost = np.zeros(alive.shape, dtype=bool)
-        for stage in stages[:-1]:
+        for stage, point in zip(stages, checkpoints, strict=False):
+            begun = ~is_lost
             keys, is_lost = self._keys(stage.step_index, alive, is_lost)
+            if is_lost.any():
+                is_lost = is_lost | (_places(keys) >= _allowed(begun, point.keep))
             kept = np.argpartition(keys, stage.kept - 1, axis=1)[:, : stage.kept]
             alive, is_lost = _pick(alive, kept), _pick(is_lost, kept)
         keys, _ = self._keys(FINAL, alive, is_lost)
@@ -139,7 +147,14 @@ def _pick(values: NDArray[Value], places: Indices) -> NDArray[Value]:
     return picked
 
 
-def _places(values: Floats) -> Indices:
+def _allowed(is_living: NDArray[np.bool_], keep: float) -> Indices:
+    """How many of those that live, fewer than planned where scores broke, go on: `(rows, 1)`."""
+    table = np.array([0, *(goes_on(n, keep, 1) for n in range(1, is_living.shape[1] + 1))])
+    allowed: Indices = table[is_living.sum(axis=1, keepdims=True)]
+    return allowed
+
+
+def _places(values: NDArray[Any]) -> Indices:
     """Places in ascending order; of equal values the earlier one comes first."""
     order = values.argsort(axis=1, kind="stable")
     places = np.empty(order.shape, dtype=np.int32)

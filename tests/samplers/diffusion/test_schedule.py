@@ -30,6 +30,14 @@ def test_worked_values_of_the_cost_formula() -> None:
     assert int(2000 / 61.764) == 32 and int(2000 / 78.888) == 25
 
 
+def test_the_official_formula_counts_one_call_too_few() -> None:
+    single = cost_per_candidate(SINGLE, 20, FLUX, legacy=True)
+    joint = cost_per_candidate(JOINT, 20, FLUX, legacy=True)
+    assert (single, joint) == (pytest.approx(51.864), pytest.approx(68.988))
+    assert (int(2000 / single), int(2000 / joint)) == (38, 28)
+    assert cost_per_candidate((), 20, FLUX, legacy=True) == pytest.approx(199.2)
+
+
 def test_keeping_all_costs_all_steps_and_a_verdict_per_round() -> None:
     keep_all = tuple(Checkpoint(c.step_index, 1.0) for c in SINGLE)
     assert cost_per_candidate(keep_all, 20, FLUX) == pytest.approx(20 * 9.9 + 4 * 1.2)
