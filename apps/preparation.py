@@ -163,6 +163,16 @@ def check_reward_names(names: Sequence[str]) -> None:
             REWARDS.get(name)
 
 
+def load_one_reward(name: str, given: Sequence[str], device: str) -> Any:
+    """A reward by name, with options given as `key=value`."""
+    from gensift.pipelines.loading import resolve_device
+    from rewards.registry import load_reward
+
+    check_reward_names([name])
+    options = reward_options(GenerateOptions(reward_option=tuple(given)), [name])[name]
+    return load_reward(name, device=resolve_device(device), **options)
+
+
 def load_models(
     options: GenerateOptions,
     model: str,

@@ -13,8 +13,7 @@ from rich.table import Table
 
 from apps.command_line import collect, takes_options_of
 from apps.console import only_json, out, say, write_json
-from apps.options import GenerateOptions, reward_options
-from apps.preparation import check_reward_names
+from apps.preparation import load_one_reward
 from apps.progress import progress_bar
 from apps.zoo import Json
 from gensift.config import from_dict, to_dict
@@ -68,7 +67,7 @@ def train_reward(
 
     config = from_dict(NoiseAwareTraining, collect(NoiseAwareTraining, given))
     trajectories = Recording(recording)
-    base = _load_reward(reward, reward_option or (), device)
+    base = load_one_reward(reward, ["noise_aware=false", *(reward_option or ())], device)
     trajectories.scores(base.name)
     accelerator = Accelerator(cpu=str(next(base.model.parameters()).device) == "cpu")
     curriculum = phases(len(trained_steps(trajectories, config)), config)
@@ -103,15 +102,6 @@ def train_reward(
         return
     _show(before, after, trajectories.sigmas)
     say(f"Noise-aware weights: {output}; use them by --reward-option noise_aware={output}")
-
-
-def _load_reward(name: str, given: Sequence[str], device: str) -> Any:
-    from gensift.pipelines.loading import resolve_device
-    from rewards.registry import load_reward
-
-    check_reward_names([name])
-    options = reward_options(GenerateOptions(reward_option=tuple(given)), [name])[name]
-    return load_reward(name, device=resolve_device(device), noise_aware=False, **options)
 
 
 def _ranking(reward: Any, recording: Any, prompts: Sequence[int]) -> list[dict[str, float]]:

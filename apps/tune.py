@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,9 @@ import typer
 from rich.table import Table
 
 from apps.console import log, only_json, out, say, write_json
-from gensift.config import save_file
+from apps.preparation import load_one_reward
+from apps.progress import progress_bar
+from gensift.config import config_hash, save_file
 from gensift.errors import ConfigError
 from samplers.diffusion.schedule import Prices, plan_stages, search_cost
 
@@ -23,7 +26,8 @@ Scores = Annotated[
     Path,
     typer.Argument(
         metavar="SCORES",
-        help="Scores per prompt, image and step: .npz, .safetensors or .npy.",
+        help="Scores per prompt, image and step (.npz, .safetensors, .npy), or a folder that "
+        "gensift record wrote.",
         show_default=False,
     ),
 ]
@@ -73,6 +77,21 @@ Output = Annotated[
         show_default=False,
     ),
 ]
+RewardName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Of a recording: what judges it, noise-aware where it can be. Needed where several "
+        "were recorded.",
+    ),
+]
+RewardOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT", help="Option of that reward as key=value, such as noise_aware=DIR."
+    ),
+]
+Device = Annotated[str, typer.Option(metavar="TEXT", help="Where it runs: cpu, cuda or auto.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -87,16 +106,19 @@ def command(
     folds: Folds = 5,
     seed: Seed = 0,
     output: Output = None,
+    reward: RewardName = None,
+    reward_option: RewardOption = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Find a pruning schedule that beats best-of-N at the same budget, or say that none does."""
     # SciPy takes a second to load, which the other commands need not wait for.
-    from samplers.tuning import TuneConfig, ranking_quality, read_scores, tune
+    from samplers.tuning import TuneConfig, ranking_quality, tune
     from samplers.tuning.schedule_file import generate_config
 
     _check_output(output)
     prices = _prices(step_cost, verdict_cost, preview_cost)
-    tensors = read_scores(scores)
+    tensors = _scores(scores, reward, reward_option or (), device)
     amount = _budget(budget, budget_in_candidates, prices, tensors.num_steps)
     config = TuneConfig(budget=amount, max_checkpoints=max_checkpoints, folds=folds, seed=seed)
     with only_json(as_json), log.status("Tuning", spinner="dots"):
@@ -116,6 +138,26 @@ def command(
     _show(tensors, prices, config, found)
     if output is not None:
         say(f"Schedule: {output}")
+
+
+def _scores(path: Path, reward: str | None, options: Sequence[str], device: str) -> ScoreTensors:
+    """Scores that a file holds, or those of a recording."""
+    from samplers.tuning import read_scores
+
+    if not path.is_dir():
+        if reward is not None or options:
+            raise ConfigError(
+                f"{str(path)!r} holds scores already; give --reward with a recording only."
+            )
+        return read_scores(path)
+    from rewards.noise_aware.recording import Recording
+    from samplers.tuning.scored_recording import only_reward, scored
+
+    recording = Recording(path)
+    judge = load_one_reward(reward or only_reward(recording), options, device)
+    label = config_hash({"options": sorted(options)})[:8] if options else ""
+    with progress_bar("prompts scored", len(recording.prompts)) as bar:
+        return scored(recording, judge, label=label, on_prompt=bar)
 
 
 def _prices(step: float, verdict: float, preview: float | None) -> Prices:

@@ -28,13 +28,13 @@ from benchmarks.contenders import Contender, Record, figures, gain, largest_coun
 from benchmarks.results import FOLDER, publish
 from gensift.zoo.shapes.geneval import benchmark
 from rewards.noise_aware.recording import Recording
-from rewards.noise_aware.scoring import score_recording
 from samplers.diffusion.schedule import Checkpoint, Prices, largest_search
 from samplers.diffusion.ttsnap import CLEAN_SCHEDULE, NOISE_AWARE_SCHEDULE
 from samplers.recipes.noise_aware_evaluation import record_held_out_prompts
 from samplers.tuning.pool import best_of_n_curve, equivalent_count
 from samplers.tuning.ranking import kendall_tau
 from samplers.tuning.recordings import ScoreTensors
+from samplers.tuning.scored_recording import scored
 from samplers.tuning.simulation import Draws
 
 BUDGETS = (4, 10, 20)
@@ -60,14 +60,7 @@ CONTENDERS = (
 def load_scores(folder: Path, rewards: Mapping[str, Any]) -> dict[str, ScoreTensors]:
     """Scores of the pool by the plain and by the noise-aware reward; kept beside the recording."""
     recording = Recording(folder)
-    final = recording.scores("shapes-clip").double().numpy()
-    found = {}
-    for name, reward in rewards.items():
-        file = folder / f"scores-{name}.npy"
-        if not file.exists():
-            np.save(file, score_recording(reward, recording).numpy())
-        found[name] = ScoreTensors.single(np.load(file).astype(np.float64), final)
-    return found
+    return {name: scored(recording, reward) for name, reward in rewards.items()}
 
 
 def ranking(scores: Mapping[str, ScoreTensors]) -> dict[str, list[float]]:

@@ -39,7 +39,7 @@ class NoiseAwareTraining:
         None, minimum=0, help="by default 2e-3 for adapters and 3e-6 for full weights"
     )
     within_prompt: float = option(
-        1.0, minimum=0, help="weight of differences within a prompt in the loss; 0 as published"
+        1.0, minimum=0, help="weight of the order within a prompt in the loss; 0 as published"
     )
     held_out: float = option(
         0.1, minimum=0, maximum=0.9, help="share of the recorded prompts kept for the report"

@@ -5,7 +5,7 @@ of the finished picture of the same trajectory. Steps are learned from clean to 
 starting from what the one before has learned.
 
 Source: TTSnap (arXiv 2511.22242) and its published training code for loss and curriculum. Ours: the
-loss also weighs differences within a prompt, which is all that pruning asks for and which the plain
+loss also asks for the order within a prompt, which is all that pruning needs and which the plain
 squared error hardly sees, because prompts differ more than the pictures of one prompt.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from gensift.config import to_dict
 from gensift.errors import ConfigError
@@ -35,6 +36,7 @@ from rewards.noise_aware.weights import (
 from rewards.protocol import reward_name
 
 CHECKPOINT = "checkpoint.pt"
+_PAIR_TEMPERATURE = 0.5
 _RATES = {"sigma-adapter": 2e-3, "lora": 2e-3, "full": 3e-6}
 
 
@@ -121,16 +123,18 @@ class Student(nn.Module):
 
 
 def distillation_loss(predicted: Tensor, label: Tensor, within_prompt: float) -> Tensor:
-    """Squared error, plus that of the deviations from each prompt's mean.
+    """Squared error, plus a cross-entropy over all pairs of one prompt on which one is better.
 
     Args:
         predicted: float `(prompts, images)`, in units of the labels' standard deviation.
         label: the same.
         within_prompt: weight of the second part.
     """
-    error = predicted - label
-    centred = error - error.mean(1, keepdim=True)
-    return error.square().mean() + within_prompt * centred.square().mean()
+    squared = (predicted - label).square().mean()
+    order = (label[:, :, None] - label[:, None, :]).sign()
+    lead = (predicted[:, :, None] - predicted[:, None, :]) / _PAIR_TEMPERATURE
+    pairs = softplus(-order * lead) * order.abs()
+    return squared + within_prompt * pairs.sum() / order.abs().sum().clamp(min=1)
 
 
 def train(

@@ -23,7 +23,15 @@ from samplers.diffusion.record import RecordConfig, record
 
 PROMPTS = 1_024
 RECORDING = RecordConfig(num_images=8, seed=71, max_rows=64)
-TRAINING = NoiseAwareTraining(rank=16, steps_per_phase=120, joint_steps=2_400, held_out=0.05)
+TRAINING = NoiseAwareTraining(
+    rank=16,
+    until=0.5,
+    steps_per_phase=100,
+    joint_steps=2_600,
+    learning_rate=1.5e-3,
+    within_prompt=2.0,
+    held_out=0.05,
+)
 MIXTURE = {"single": 0.10, "count": 0.30, "and": 0.20, "relation": 0.40}
 SEED = 71
 

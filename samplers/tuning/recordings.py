@@ -146,7 +146,9 @@ def read_scores(path: Path) -> ScoreTensors:
             together.
     """
     if path.is_dir():
-        return _read_folder(path)
+        raise ConfigError(
+            f"{str(path)!r} is a folder; give a file of scores that ends in {', '.join(_READERS)}."
+        )
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(f"Scores {str(path)!r} must end in {', '.join(_READERS)}; convert them.")
@@ -161,13 +163,6 @@ def read_scores(path: Path) -> ScoreTensors:
         ) from error
     except ConfigError as error:
         raise ConfigError(f"Scores {str(path)!r}: {error}") from error
-
-
-def _read_folder(path: Path) -> ScoreTensors:
-    """The seam for recordings made by gensift itself."""
-    raise ConfigError(
-        f"{str(path)!r} is a folder; give a file of scores that ends in {', '.join(_READERS)}."
-    )
 
 
 def _read_numpy(path: Path) -> Arrays:
