@@ -47,9 +47,14 @@ def reward_modules(reward: Any) -> list[nn.Module]:
     """The networks that a reward computes with."""
     if isinstance(reward, nn.Module):
         return [reward]
-    return [
+    found = [
         value for value in getattr(reward, "__dict__", {}).values() if isinstance(value, nn.Module)
     ]
+    # That of a noise-aware reward belongs to its base.
+    network = getattr(reward, "model", None)
+    if isinstance(network, nn.Module) and all(network is not value for value in found):
+        found.append(network)
+    return found
 
 
 class OffloadedReward:

@@ -44,7 +44,7 @@ class NoiseAwareReward:
         own = dict(base.model.named_parameters())
         _check_fit(weights, own, self.name)
         self.weights.to(next(iter(own.values())).device)
-        self._latest: tuple[float, dict[str, Tensor]] | None = None
+        self._latest: tuple[Any, dict[str, Tensor]] | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -78,8 +78,12 @@ class NoiseAwareReward:
 
     def _weights_at(self, sigma: float, scorer: Scorer) -> dict[str, Tensor]:
         # A checkpoint asks for one noise level many times over, and the merge costs a little.
-        if self._latest is None or self._latest[0] != sigma:
-            self._latest = sigma, self.weights.applied(scorer.parameters_by_name, sigma)
+        own = scorer.parameters_by_name
+        # Networks move, too.
+        place = next(iter(own.values()))
+        key = sigma, place.device, place.dtype
+        if self._latest is None or self._latest[0] != key:
+            self._latest = key, self.weights.applied(own, sigma)
         return self._latest[1]
 
 

@@ -33,9 +33,18 @@ def save_weights(
         folder: made if need be.
         reward_name: whose network they belong to.
         dtype: on disk.
+
+    Raises:
+        ConfigError: a weight is not finite, or too large for `dtype`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.to(dtype).contiguous() for key, value in weights.state_dict().items()}
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise ConfigError(
+                f"Noise-aware weights {key!r} are not finite in {dtype}; train with a lower "
+                "learning rate, or save them in float32."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
     config = {
         "storage": weights.storage,
         "reward": reward_name,
@@ -76,7 +85,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text())
-        return {key: config[key] for key in ("storage", "reward", "sigmas", "rank", "changes")}
+        rank = int(config["rank"])
+        if rank < 1 or not isinstance(config["changes"], list):
+            raise ValueError("rank or changes")
+        sigmas = [float(sigma) for sigma in config["sigmas"]]
+        kept = {key: config[key] for key in ("storage", "reward", "changes")}
+        return kept | {"sigmas": sigmas, "rank": rank}
     except OSError as error:
         raise ConfigError(
             f"Folder {str(folder)!r} holds no noise-aware weights (no {CONFIG}); give one that "

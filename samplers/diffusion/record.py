@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from gensift.errors import RunFolderError
 from gensift.pipelines.loading import call_defaults, load_preview_decoder
 from gensift.randomness import candidate_seeds
 from rewards.noise_aware.recording import RecordingWriter, Shard, batches
@@ -87,8 +88,13 @@ def record(
         },
     )
     for number, chosen in enumerate(batches(len(prompts), config.prompts_per_shard)):
+        texts = [prompts[index] for index in chosen]
+        if writer.has(number) and writer.prompts(number) != tuple(texts):
+            raise RunFolderError(
+                f"Folder {str(folder)!r} holds a recording of other prompts; repeat that command "
+                "to resume it, or choose another folder."
+            )
         if not writer.has(number):
-            texts = [prompts[index] for index in chosen]
             seeds = [candidate_seeds(config.seed, index, config.num_images) for index in chosen]
             writer.write(
                 number, _record_shard(pipe, texts, seeds, rewards, config, pipeline_kwargs)

@@ -25,10 +25,11 @@ class ToyReward:
         self.differentiable = False
 
     def __call__(self, images: Images, prompts: Sequence[str], /) -> Tensor:
-        colours = to_tensor(images, prompts).mean((2, 3))
+        own = next(self.model.parameters()).dtype
+        colours = to_tensor(images, prompts).mean((2, 3)).to(own)
         with nullcontext() if self.differentiable else torch.no_grad():
             scores: Tensor = self.model(colours)
-            return scores.flatten()
+            return scores.flatten().float()
 
 
 class EveryShape(nn.Module):

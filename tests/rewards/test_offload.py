@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.noise_aware import toy_reward
 from torch import Tensor, nn
 
 from gensift.errors import ConfigError
 from rewards.combine import CompositeReward
+from rewards.noise_aware.reward import NoiseAwareReward
+from rewards.noise_aware.weights import make_weights
 from rewards.offload import OffloadedReward, offload_reward, reward_modules
 from rewards.protocol import call_reward, is_noise_aware, reward_name
 from rewards.shapes import ShapesVerifierReward
@@ -52,6 +55,15 @@ class NoiseAware(Fake):
             return images.flatten(1).mean(1) - sigma
 
         return score
+
+
+def test_of_a_noise_aware_reward_the_network_moves_too() -> None:
+    base = toy_reward()
+    sigmas = (0.9, 0.5)
+    weights = make_weights("lora", dict(base.model.named_parameters()), sigmas, 2)
+    found = reward_modules(NoiseAwareReward(base, weights))
+    assert any(module is base.model for module in found)
+    assert any(module is weights for module in found)
 
 
 def round_trip(name: str, event: str) -> list[str]:

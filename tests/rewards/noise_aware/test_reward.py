@@ -154,6 +154,18 @@ def test_alternating_noise_levels_score_as_fresh_objects_do(storage, pictures):
     assert len(scores.unique(dim=0)) == len(SIGMAS)
 
 
+def test_a_base_that_was_moved_is_scored_where_it_is(pictures):
+    base = toy_reward()
+    reward = noise_aware(base)
+    before = reward.at_sigma(INSIDE)(pictures, PROMPTS)
+    base.model.double()  # what `.to(device)` does, without a second device
+    found = reward.at_sigma(INSIDE)(pictures, PROMPTS)
+    torch.testing.assert_close(found, before, rtol=0, atol=1e-5)
+    assert torch.equal(
+        found, NoiseAwareReward(base, reward.weights).at_sigma(INSIDE)(pictures, PROMPTS)
+    )
+
+
 @pytest.mark.parametrize("base_reward", BASES, indirect=True)
 def test_a_picture_alone_scores_as_in_a_batch(base_reward, pictures):
     early = noise_aware(base_reward).at_sigma(INSIDE)
