@@ -202,13 +202,25 @@ def _set_attention_backend(pipe: Any, name: str, device: str) -> None:
 
         require_xformers(device)
     for denoiser in _denoisers(pipe):
-        if not hasattr(denoiser, "set_attention_backend"):
-            raise ConfigError(f"{type(denoiser).__name__} has no choice of attention backend.")
         try:
-            denoiser.set_attention_backend(name)
+            _set_backend_of(denoiser, name)
         except (ValueError, RuntimeError, ImportError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ConfigError(f"Attention backend {name!r} cannot be used: {reason}") from error
+
+
+def _set_backend_of(denoiser: Any, name: str) -> None:
+    processors = getattr(denoiser, "attn_processors", {}).values()
+    if any(hasattr(processor, "_attention_backend") for processor in processors):
+        denoiser.set_attention_backend(name)
+    elif name == "xformers" and hasattr(denoiser, "enable_xformers_memory_efficient_attention"):
+        denoiser.enable_xformers_memory_efficient_attention()
+    elif name != "native":
+        # UNets take the call and change nothing.
+        raise ConfigError(
+            f"{type(denoiser).__name__} has no choice of attention backend but native and "
+            f"xformers; {name!r} was asked for."
+        )
 
 
 def _denoisers(pipe: Any) -> list[Any]:

@@ -1,0 +1,36 @@
+"""An attention backend is set where there is one to set, and refused where nothing would change."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from helpers import tiny_models
+
+from gensift.errors import ConfigError
+from gensift.pipelines.loading import _set_attention_backend
+
+
+def test_a_transformer_takes_the_backend() -> None:
+    transformer = tiny_models.flux_transformer()
+    _set_attention_backend(SimpleNamespace(transformer=transformer), "native", "cpu")
+    backends = {p._attention_backend.value for p in transformer.attn_processors.values()}
+    assert backends == {"native"}
+
+
+def test_a_unet_that_would_change_nothing_refuses() -> None:
+    pipe = SimpleNamespace(unet=tiny_models.unet())
+    _set_attention_backend(pipe, "native", "cpu")
+    with pytest.raises(ConfigError, match="UNet2DConditionModel has no choice.*'flash'"):
+        _set_attention_backend(pipe, "flash", "cpu")
+
+
+def test_a_unet_has_xformers_by_a_switch_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet, switched = tiny_models.unet(), []
+    monkeypatch.setattr("gensift.pipelines.attention.require_xformers", lambda device: None)
+
+    def enable(self: Any) -> None:
+        switched.append(self)
+
+    monkeypatch.setattr(type(unet), "enable_xformers_memory_efficient_attention", enable)
+    _set_attention_backend(SimpleNamespace(unet=unet), "xformers", "cpu")
+    assert switched == [unet]
