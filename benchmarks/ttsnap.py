@@ -30,17 +30,19 @@ from gensift.zoo.shapes.geneval import benchmark
 from rewards.noise_aware.recording import Recording
 from samplers.diffusion.schedule import Checkpoint, Prices, largest_search
 from samplers.diffusion.ttsnap import CLEAN_SCHEDULE, NOISE_AWARE_SCHEDULE
-from samplers.recipes.noise_aware_evaluation import record_held_out_prompts
+from samplers.recipes.noise_aware_evaluation import (
+    EARLY,
+    early_mean,
+    record_held_out_prompts,
+    tau_per_step,
+)
 from samplers.tuning.pool import best_of_n_curve, equivalent_count
-from samplers.tuning.ranking import kendall_tau
 from samplers.tuning.recordings import ScoreTensors
 from samplers.tuning.scored_recording import scored
 from samplers.tuning.simulation import Draws
 
 BUDGETS = (4, 10, 20)
 STEPS = 20
-EARLY = (0.20, 0.40)
-"""Shares of the schedule between which early ranking is averaged."""
 Floats = NDArray[np.float64]
 
 CONTENDERS = (
@@ -61,22 +63,6 @@ def load_scores(folder: Path, rewards: Mapping[str, Any]) -> dict[str, ScoreTens
     """Scores of the pool by the plain and by the noise-aware reward; kept beside the recording."""
     recording = Recording(folder)
     return {name: scored(recording, reward) for name, reward in rewards.items()}
-
-
-def ranking(scores: Mapping[str, ScoreTensors]) -> dict[str, list[float]]:
-    """Kendall's tau per step index, the last step left out."""
-    found = {}
-    for name, tensors in scores.items():
-        parts = tensors.rewards["reward"]
-        steps = range(tensors.num_steps - 1)
-        found[name] = [kendall_tau(parts.early[:, :, step], parts.final) for step in steps]
-    return found
-
-
-def early_mean(tau: Sequence[float]) -> float:
-    """Mean over the step indices from 20 % to 40 % of the schedule."""
-    first, last = (round(share * STEPS) for share in EARLY)
-    return float(np.mean(tau[first : last + 1]))
 
 
 def offline(
@@ -189,7 +175,7 @@ def main() -> None:
         "plain": gensift.load_reward("shapes-clip", noise_aware=False),
     }
     scores = load_scores(arguments.recording, rewards)
-    tau = ranking(scores)
+    tau = {name: tau_per_step(tensors) for name, tensors in scores.items()}
     plot_ranking(tau, recording.sigmas)
     tiny = gensift.TTSnap(rewards["plain"]).preview_decoder(pipe)
     price = {unit: prices(pipe, rewards["plain"], unit, tiny, repeats=3) for unit in UNITS}

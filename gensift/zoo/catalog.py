@@ -44,6 +44,13 @@ ZOO: dict[str, ZooEntry] = {
             train="gensift.zoo.recipes.shapes_clip:publish",
             evaluate="gensift.zoo.evaluation.shapes_clip:evaluate",
         ),
+        ZooEntry(
+            name="shapes-clip-noise-aware",
+            family="sigma adapter of shapes-clip",
+            task="score of an early estimate against a prompt",
+            train="samplers.recipes.noise_aware_shapes_clip:publish",
+            evaluate="samplers.recipes.noise_aware_evaluation:evaluate",
+        ),
     )
 }
 

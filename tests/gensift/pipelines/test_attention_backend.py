@@ -20,7 +20,7 @@ def test_a_transformer_takes_the_backend() -> None:
 def test_a_unet_that_would_change_nothing_refuses() -> None:
     pipe = SimpleNamespace(unet=tiny_models.unet())
     _set_attention_backend(pipe, "native", "cpu")
-    with pytest.raises(ConfigError, match="UNet2DConditionModel has no choice.*'flash'"):
+    with pytest.raises(ConfigError, match=r"UNet2DConditionModel has no choice.*'flash'"):
         _set_attention_backend(pipe, "flash", "cpu")
 
 
