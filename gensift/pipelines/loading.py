@@ -85,12 +85,16 @@ def load_preview_decoder(pipeline: Any, spec: str) -> Any:
     if spec == "vae":
         return None
     if spec == "auto":
-        folder = _model_folder_of(pipeline) / PREVIEW_DECODER
-        if not (folder / "config.json").is_file():
+        model = _model_folder_of(pipeline)
+        folder = model / PREVIEW_DECODER
+        # A pipeline without a folder of its own takes nothing from the current one.
+        if not (model / "model_index.json").is_file() or not (folder / "config.json").is_file():
             return None
         spec = str(folder)
     decoder = _read_preview_decoder(spec, pipeline.vae.dtype, str(_device_of(pipeline)))
-    wanted, given = pipeline.vae.config.latent_channels, decoder.config.latent_channels
+    config = pipeline.vae.config
+    wanted = config.get("latent_channels", config.get("z_dim"))  # video VAEs say z_dim
+    given = decoder.config.latent_channels
     if given != wanted:
         raise ConfigError(
             f"Preview decoder {spec!r} is for latents of {given} channels, those of "

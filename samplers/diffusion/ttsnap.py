@@ -58,10 +58,10 @@ class TTSnap(DiffusionSearch):
     def checkpoints(self, num_steps: int) -> tuple[Checkpoint, ...]:
         """The configured schedule for a loop of `num_steps`."""
         config = self.config
-        if config.checkpoints is not None and config.keep is not None:
-            return PruningSchedule(config.checkpoints, config.keep).resolve(num_steps)
-        default = NOISE_AWARE_SCHEDULE if self.is_noise_aware else CLEAN_SCHEDULE
-        return default.resolve(num_steps)
+        if config.checkpoints is None and config.keep is None:
+            default = NOISE_AWARE_SCHEDULE if self.is_noise_aware else CLEAN_SCHEDULE
+            return default.resolve(num_steps)
+        return PruningSchedule(config.checkpoints or (), config.keep or ()).resolve(num_steps)
 
     @property
     def is_noise_aware(self) -> bool:

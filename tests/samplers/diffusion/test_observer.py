@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -154,3 +155,35 @@ def test_keep_rows_in_every_group() -> None:
 def test_keep_rows_refuses(order: list[int], num_rows: int) -> None:
     with pytest.raises(ConfigError):
         keep_rows(torch.zeros(6, 1), order, num_rows)
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "heun"])
+def test_flow_sigma_is_the_share_of_noise_in_what_the_scheduler_mixes(name: str) -> None:
+    scheduler = SCHEDULERS[name]()
+    extra = {"mu": 1.2} if scheduler.config.get("use_dynamic_shifting") else {}
+    scheduler.set_timesteps(8, **extra)
+    events: list[StepEvent] = []
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with observe_scheduler(scheduler, events.append):
+        for timestep in scheduler.timesteps:
+            x = scheduler.step(x, timestep, x, return_dict=False)[0]
+    # The scheduler's own mixture of signal and noise, read off with one of them at zero.
+    fresh = SCHEDULERS[name]()
+    fresh.set_timesteps(8, **extra)
+    one, none = torch.ones(1), torch.zeros(1)
+
+    def mixed(signal: torch.Tensor, noise: torch.Tensor, timestep: Any) -> float:
+        at = torch.as_tensor(timestep)[None]
+        if hasattr(fresh, "scale_noise"):
+            return float(fresh.scale_noise(signal, at, noise))
+        return float(fresh.add_noise(signal, noise, at))
+
+    found = [event.flow_sigma for event in events]
+    for event, sigma in zip(events, found, strict=True):
+        signal = mixed(one, none, event.timestep)
+        noise = mixed(none, one, event.timestep)
+        assert sigma == pytest.approx(noise / (signal + noise), rel=1e-5, abs=1e-6)
+    assert all(0 < sigma <= 1 for sigma in found)
+    # PNDM stays at its second level for a step.
+    falling = found[:1] + found[2:] if name == "pndm" else found
+    assert all(left > right for left, right in pairwise(falling))
