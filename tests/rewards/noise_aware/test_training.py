@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -136,17 +137,37 @@ def test_asking_what_is_trained_changes_nothing():
 def test_the_loss_by_loops():
     generator = torch.Generator().manual_seed(0)
     predicted, label = (torch.randn(3, 4, generator=generator) for _ in range(2))
+    label[1, 2] = label[1, 0]  # equally good: no order to learn
     for weight in (0.0, 1.0, 2.5):
-        plain, within = [], []
+        squares = [float(predicted[p, i] - label[p, i]) ** 2 for p in range(3) for i in range(4)]
+        pairs = []
         for p in range(3):
-            error = [float(predicted[p, i] - label[p, i]) for i in range(4)]
-            plain += [e**2 for e in error]
-            within += [(e - sum(error) / 4) ** 2 for e in error]
-        expected = sum(plain) / 12 + weight * sum(within) / 12
+            for better in range(4):
+                for worse in range(4):
+                    if label[p, better] > label[p, worse]:
+                        lead = float(predicted[p, better] - predicted[p, worse])
+                        # Cross-entropy of a Bradley-Terry model with temperature 0.5.
+                        pairs.append(-math.log(1 / (1 + math.exp(-lead / 0.5))))
+        assert len(pairs) == 3 * 6 - 1
+        expected = sum(squares) / 12 + weight * sum(pairs) / len(pairs)
         found = distillation_loss(predicted, label, weight)
         assert float(found) == pytest.approx(expected, rel=1e-5)
-    shifted = label + torch.tensor([[1.0], [2.0], [3.0]])
-    assert float(distillation_loss(shifted, label, 7.0)) == pytest.approx(14 / 3)
+
+
+def test_the_order_does_not_depend_on_a_prompts_level_and_needs_two_pictures():
+    label = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    shift = torch.tensor([[1.0], [2.0], [3.0]])
+    order = [
+        float(distillation_loss(p, label, 1.0) - distillation_loss(p, label, 0.0))
+        for p in (label, label + shift)
+    ]
+    assert order[0] == pytest.approx(order[1], abs=1e-5)
+    assert float(distillation_loss(label + shift, label, 0.0)) == pytest.approx(14 / 3)
+    assert float(distillation_loss(-label, label, 1.0)) > float(
+        distillation_loss(label, label, 1.0)
+    )
+    alone = torch.ones(3, 1)
+    assert float(distillation_loss(alone, alone, 1.0)) == 0
 
 
 def test_the_curriculum_goes_from_clean_to_noisy_and_ends_with_all():
