@@ -61,15 +61,18 @@ def train_reward(
     """
     from accelerate import Accelerator
 
+    from gensift.pipelines.loading import resolve_device
     from rewards.noise_aware.recording import Recording
     from rewards.noise_aware.storage import load_noise_aware, save_weights
     from rewards.noise_aware.training import phases, split_prompts, train, trained_steps
 
     config = from_dict(NoiseAwareTraining, collect(NoiseAwareTraining, given))
     trajectories = Recording(recording)
-    base = load_one_reward(reward, ["noise_aware=false", *(reward_option or ())], device)
+    accelerator = Accelerator(cpu=resolve_device(device) == "cpu")
+    # Of several processes each has a device of its own.
+    own = str(accelerator.device) if accelerator.num_processes > 1 else device
+    base = load_one_reward(reward, ["noise_aware=false", *(reward_option or ())], own)
     trajectories.scores(base.name)
-    accelerator = Accelerator(cpu=str(next(base.model.parameters()).device) == "cpu")
     curriculum = phases(len(trained_steps(trajectories, config)), config)
     with (
         only_json(as_json),

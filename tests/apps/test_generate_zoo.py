@@ -86,10 +86,10 @@ def test_each_line_of_the_results_has_the_promised_shape(run_folder: Path) -> No
         assert best["reward"] >= second["reward"]
         assert best["seed"] != second["seed"]
         cost = Cost.from_dict(line["cost"])
-        # Of 4 steps, 0.3 is number 1, counted from 0, and 0.4 and 0.6 are both number 2.
-        assert cost.nfe == 2 * (6 * 2 + 4 * 1 + 2 * 1)
-        assert cost.reward_calls == {"shapes-clip": 6 + 4 + 2}
-        assert cost.preview_decodes == 6 + 4
+        # Of 4 steps, 0.25 is number 1, counted from 0, and 0.4 is number 2; two outputs are asked.
+        assert cost.nfe == 2 * (6 * 2 + 2 * 1 + 2 * 1)
+        assert cost.reward_calls == {"shapes-clip": 6 + 2 + 2}
+        assert cost.preview_decodes == 6 + 2
         assert cost.decodes == 2 + OUTPUTS
 
 
@@ -132,7 +132,7 @@ def test_the_trace_is_told_and_drawn(run_folder: Path) -> None:
         assert prompt.prompt_index == index
         assert prompt.seeds == tuple(candidate_seeds(0, index, CANDIDATES))
         assert prompt.seeds[prompt.winner or 0] == line["samples"][0]["seed"]
-        assert [len(stage.alive) for stage in prompt.stages] == [6, 4, 2]
+        assert [len(stage.alive) for stage in prompt.stages] == [6, 2, 2]
         with Image.open(run_folder / f"trace-{index:04d}.png") as drawing:
             colours = drawing.convert("RGB").getcolors(2**24)
         assert len(colours) > 500  # thumbnails, not an empty sheet

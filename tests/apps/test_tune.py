@@ -127,7 +127,7 @@ def test_one_prompt_cannot_be_cross_validated(tune, tmp_path):
 
 
 def test_what_is_no_file_of_scores_is_refused(tune, tmp_path):
-    for path, expected in ((tmp_path, "folder"), (tmp_path / "no.npz", "do not exist")):
+    for path, expected in ((tmp_path, "no recording"), (tmp_path / "no.npz", "do not exist")):
         code, _, err = tune(path)
         assert code == 2 and expected in err
 
