@@ -108,7 +108,9 @@ def train_reward(
 
 
 def _ranking(reward: Any, recording: Any, prompts: Sequence[int]) -> list[dict[str, float]]:
-    """Ranking quality per step over the held-out prompts."""
+    """Ranking quality per step over the held-out prompts; without any there is none to tell."""
+    if not prompts:
+        return []
     from rewards.noise_aware.scoring import score_recording
     from samplers.tuning.ranking import ranking_quality
 
@@ -124,7 +126,7 @@ def _show(
     figures = ("tau", "tacc", "tgap")
     heads = [f"{name} {when}" for name in figures for when in ("before", "after")]
     table = Table("step", "sigma", *heads, box=None, padding=(0, 2, 0, 0))
-    for step, (old, new, sigma) in enumerate(zip(before, after, sigmas, strict=True)):
+    for step, (old, new, sigma) in enumerate(zip(before, after, sigmas, strict=False)):
         cells = [f"{row[name]:.3f}" for name in figures for row in (old, new)]
         table.add_row(str(step), f"{sigma:.3f}", *cells)
     out.print(table)
