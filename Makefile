@@ -43,7 +43,7 @@ docs: setup
 	$(BIN)/python docs/tables.py
 
 bench: setup
-	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.ttsnap
 	$(BIN)/python -m benchmarks.overhead
 
 clean:

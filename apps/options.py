@@ -61,6 +61,11 @@ class GenerateOptions:
         help="Argument of the pipeline's own call as key=value, such as height=768 or "
         "negative_prompt=blurry.",
     )
+    scheduler: str | None = option(
+        None,
+        help="Solver in place of the model's own, such as EulerAncestralDiscreteScheduler; "
+        "resampling searches need a stochastic one.",
+    )
     seed: int = option(0, minimum=0, help="Number that all randomness derives from.")
     output: str | None = option(
         None, help="Run folder; by default one in outputs/ named after the command."
@@ -98,7 +103,16 @@ class GenerateOptions:
 
 
 PANELS = {
-    "What to make": ("prompt", "prompts", "model", "steps", "guidance_scale", "call", "seed"),
+    "What to make": (
+        "prompt",
+        "prompts",
+        "model",
+        "steps",
+        "guidance_scale",
+        "scheduler",
+        "call",
+        "seed",
+    ),
     "How to search": (
         "sampler",
         "reward",

@@ -114,6 +114,7 @@ def prepare(
         "steps": pipeline_call.get("num_inference_steps"),
         "guidance_scale": pipeline_call.get(guidance),
         "call": {name: call[name] for name in sorted(call) if name not in named},
+        "scheduler": type(pipeline.scheduler).__name__,
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
     return Job(
@@ -191,6 +192,7 @@ def load_models(
         dtype=options.dtype,
         device=device,
         attention_backend=options.attention_backend,
+        scheduler=options.scheduler,
         cpu_offload=options.cpu_offload,
     )
     pipeline.set_progress_bar_config(disable=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,10 @@ import gensift
 from benchmarks.results import interval
 from gensift.cost import Cost
 from gensift.errors import ConfigError
+from gensift.files import write_atomically
 from gensift.pipelines.loading import call_defaults
 from gensift.zoo.shapes.geneval import category, score
-from gensift.zoo.shapes.grammar import Meaning
+from gensift.zoo.shapes.grammar import Meaning, parse
 from gensift.zoo.shapes.verifier import is_true
 from samplers.diffusion.attach import PipelineCall
 from samplers.diffusion.prices import measure_prices
@@ -61,6 +65,17 @@ class Record:
     seconds: list[float] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        texts = [str(meaning) for meaning in self.meanings]
+        return {**vars(self), "meanings": texts, "cost": self.cost.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Record:
+        """Inverse of `to_dict`."""
+        meanings = [parse(text) for text in data["meanings"]]
+        return cls(**{**data, "meanings": meanings, "cost": Cost.from_dict(data["cost"])})
+
 
 def prices(pipe: Any, reward: Any, unit: Any, decoder: Any, repeats: int) -> Prices:
     """What a step and a verdict cost here; the smallest of `repeats`, to shed noise."""
@@ -100,6 +115,27 @@ def largest_count(
             return best
         best = count
     return best
+
+
+def run_once(
+    folder: Path,
+    contender: Contender,
+    count: int,
+    pipe: Any,
+    rewards: Mapping[str, Any],
+    meanings: Sequence[Meaning],
+    seeds: Sequence[int],
+) -> Record:
+    """`run`, or what an earlier call with the same arguments has left in `folder`."""
+    asked = [asdict(contender), count, [str(m) for m in meanings], list(seeds)]
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    file = folder / f"{contender.name.replace(' ', '-').replace(',', '')}-{count}-{digest}.json"
+    if file.exists():
+        return Record.from_dict(json.loads(file.read_text()))
+    record = run(contender, count, pipe, rewards, meanings, seeds)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps(record.to_dict()).encode())
+    return record
 
 
 def run(

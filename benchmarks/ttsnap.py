@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import gensift
-from benchmarks.contenders import Contender, Record, figures, gain, largest_count, prices, run
+from benchmarks.contenders import Contender, Record, figures, gain, largest_count, prices, run_once
 from benchmarks.results import FOLDER, publish
 from gensift.zoo.shapes.geneval import benchmark
 from rewards.noise_aware.recording import Recording
@@ -113,7 +113,15 @@ def online(
             count = largest_count(contender, pipe, rewards, price, allowed)
             if count == 0:
                 continue
-            record = run(contender, count, pipe, rewards, meanings, range(arguments.seeds))
+            record = run_once(
+                arguments.recording / "online",
+                contender,
+                count,
+                pipe,
+                rewards,
+                meanings,
+                range(arguments.seeds),
+            )
             baselines.setdefault(budget, record)
             row = {"name": contender.name, "budget": budget, "num_candidates": count}
             row |= {"num_inference_steps": contender.steps} | figures(record)

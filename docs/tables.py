@@ -57,27 +57,27 @@ def cli(command: str) -> str:
 
 
 def benchmark(name: str) -> str:
-    """The rows of the search benchmark."""
-    rows = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())["rows"]
+    """The rows of the online part of a search benchmark."""
+    rows = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())["online"]
     lines = []
     for row in rows:
-        gains = row["gain_over"]
-        same = gains.get(f"best-of-{row['budget']}")
+        gains = row["gain_over_best_of_n"]
+        low, high = gains["reward_interval_95"]
         lines.append(
             [
-                row["name"] if row["budget"] == 1 else f"{row['name']} (budget {row['budget']})",
+                f"{row['name']} (budget {row['budget']})",
                 str(row["num_candidates"]),
                 f"{row['nfe_per_prompt']:.0f}",
-                f"{row['decodes_per_prompt']:.0f}",
+                f"{row['decodes_per_prompt']:.0f} + {row['preview_decodes_per_prompt']:.0f}",
                 f"{row['seconds_per_prompt']:.2f}",
-                f"{row['reward']:.3f}",
+                f"{row['reward']:.4f}",
+                f"{gains['reward']:+.4f} ({low:+.4f} to {high:+.4f})",
+                f"{row['equivalent']:.1f}",
                 _percent(row["geneval_mini"], row["geneval_mini_interval_95"]),
-                _percent(gains["one sample"]["geneval_mini"], gains["one sample"]["interval_95"]),
-                _percent(same["geneval_mini"], same["interval_95"]) if same else "",
             ]
         )
-    header = ["search", "candidates", "NFE", "decodes", "s", "reward", "GenEval-mini, %"]
-    return table([*header, "gain over one sample", "gain over best-of-N"], lines)
+    header = ["search", "candidates", "NFE", "decodes + previews", "s", "reward"]
+    return table([*header, "over best-of-N", "best-of-N with", "GenEval-mini, %"], lines)
 
 
 KINDS: dict[str, Callable[[str], str]] = {"options": options, "cli": cli, "benchmark": benchmark}

@@ -26,6 +26,7 @@ def load_pipeline(
     dtype: Dtype = "auto",
     device: str = "auto",
     attention_backend: str | None = None,
+    scheduler: str | None = None,
     cpu_offload: bool = False,
 ) -> DiffusionPipeline:
     """Load a diffusers pipeline.
@@ -36,16 +37,19 @@ def load_pipeline(
         dtype: "auto" is float32 on a CPU and bfloat16 on a GPU.
         device: "auto" takes a GPU when there is one.
         attention_backend: name that diffusers' `set_attention_backend` knows.
+        scheduler: class of diffusers that takes the place of the model's own, with its config.
         cpu_offload: keep each component on the CPU while it is not used; needs a GPU.
 
     Raises:
-        ConfigError: there is no such model, or it is not a pipeline.
+        ConfigError: there is no such model or scheduler, or it is not a pipeline.
         DeviceError: the device is absent.
     """
     target = resolve_device(device)
     if cpu_offload and target == "cpu":
         raise DeviceError("cpu_offload moves parts off a GPU, but the device is cpu; leave it out.")
     pipe = _from_pretrained(_locate(str(name_or_path)), _resolve_dtype(dtype, target))
+    if scheduler is not None:
+        _set_scheduler(pipe, scheduler)
     if attention_backend is not None:
         _set_attention_backend(pipe, attention_backend, target)
     if cpu_offload:
@@ -198,6 +202,18 @@ def _from_pretrained(location: str, dtype: Any) -> Any:
         ) from error
     except ImportError as error:
         raise MissingExtraError(f"Model {location!r} needs a missing package: {error}.") from error
+
+
+def _set_scheduler(pipe: Any, name: str) -> None:
+    known = {cls.__name__: cls for cls in pipe.scheduler.compatibles} | {
+        type(pipe.scheduler).__name__: type(pipe.scheduler)
+    }
+    if name not in known:
+        raise ConfigError(
+            f"Scheduler {name!r} does not fit {type(pipe).__name__}.{nearest_hint(name, known)} "
+            f"Fitting: {', '.join(sorted(known))}."
+        )
+    pipe.scheduler = known[name].from_config(pipe.scheduler.config)
 
 
 def _set_attention_backend(pipe: Any, name: str, device: str) -> None:

@@ -96,6 +96,7 @@ def _advice(scheduler: Any) -> str:
         )
     return (
         "Choose a stochastic solver: pipe.scheduler = "
-        "EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config), or DDIMScheduler with "
-        "eta=1.0 in the call (`--call eta=1.0`)."
+        "EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config), or `--scheduler "
+        "EulerAncestralDiscreteScheduler`; or DDIMScheduler with eta=1.0 in the call "
+        "(`--call eta=1.0`)."
     )
