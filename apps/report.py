@@ -44,8 +44,8 @@ def show_outcome(outcome: Outcome) -> None:
     out.print(_winners(outcome.lines))
     if not outcome.is_reproducible:
         out.print(
-            "A seed only names a winner's place among the candidates: this search adds noise and "
-            "copies candidates, so only the same command gives the picture again.",
+            "This search adds noise of its own, so a seed alone does not give a winner again in a "
+            "plain call; the same command does.",
             soft_wrap=True,
         )
     out.print(_costs({"planned": outcome.planned, "spent": outcome.spent}))

@@ -112,10 +112,15 @@ def _read_preview_decoder(location: str, dtype: Any, device: str) -> Any:
     from diffusers import AutoencoderTiny
     from safetensors import SafetensorError
 
+    if not Path(location).is_dir() and not _is_hub_id(location):
+        raise ConfigError(
+            f"Preview decoder {location!r} is neither a folder nor a hub id (owner/name); give one "
+            "of those, auto or vae."
+        )
     try:
         decoder = AutoencoderTiny.from_pretrained(location, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise ConfigError(
             f"Preview decoder {location!r} cannot be loaded: {reason}. Give a folder or hub id of "
             "an AutoencoderTiny, or vae."
@@ -179,13 +184,16 @@ def _locate(name: str) -> str:
                 "folder that `save_pretrained` of a pipeline wrote."
             )
         return str(folder)
-    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if not is_hub_id:
+    if not _is_hub_id(name):
         raise ConfigError(
             f"Model {name!r} is neither a zoo model nor a folder nor a hub id (owner/name)."
             f"{nearest_hint(name, ZOO)} Zoo: {', '.join(ZOO)}."
         )
     return name
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def _from_pretrained(location: str, dtype: Any) -> Any:
