@@ -39,6 +39,7 @@ from samplers.recipes.noise_aware_evaluation import (
 from samplers.tuning.pool import best_of_n_curve, equivalent_count
 from samplers.tuning.recordings import ScoreTensors
 from samplers.tuning.scored_recording import scored
+from samplers.tuning.search import TuneConfig, tune
 from samplers.tuning.simulation import Draws
 
 BUDGETS = (4, 10, 20)
@@ -86,6 +87,34 @@ def offline(
         row["ratio"] = row["equivalent"] / budget
         rows.append(row)
     return rows
+
+
+def tuned_splits(scores: ScoreTensors, price: Prices, splits: int = 5) -> list[dict[str, Any]]:
+    """Tune on random halves of the prompts and judge the recommendation on the other halves."""
+    rows = []
+    for split in range(splits):
+        order = np.random.default_rng(split).permutation(scores.num_prompts)
+        half = scores.num_prompts // 2
+        ours, others = (of_prompts(scores, part) for part in (order[:half], order[half:]))
+        for budget in BUDGETS:
+            allowed = budget * (STEPS * price.step + price.verdict) * (1 + 1e-9)
+            found = tune(ours, price, TuneConfig(budget=allowed, seed=split))
+            row: dict[str, Any] = {"split": split, "budget": budget, "prunes": found.prunes}
+            if found.prunes:
+                count = found.num_candidates
+                won = Draws(others, 200, seed=1, most=count).rewards(found.checkpoints, count)
+                row["checkpoints"] = [(c.step_index, c.keep) for c in found.checkpoints]
+                row["predicted_gain"] = found.gain.mean if found.gain else None
+                plain = best_of_n_curve(others.values(), budget)[:, -1]
+                row["held_out_gain"] = float((won - plain).mean())
+            rows.append(row)
+    return rows
+
+
+def of_prompts(scores: ScoreTensors, prompts: NDArray[np.int64]) -> ScoreTensors:
+    """The scores of some prompts, for a single reward."""
+    (parts,) = scores.rewards.values()
+    return ScoreTensors.single(parts.early[prompts], parts.final[prompts])
 
 
 def _equivalent_interval(curve: Floats, rewards: Floats) -> tuple[float, float]:
@@ -212,6 +241,9 @@ def main() -> None:
                 for key, name in _KEYS.items()
             },
             "offline": played,
+            "tuner": {
+                key: tuned_splits(scores[name], price["flops"]) for key, name in _KEYS.items()
+            },
             "prices": {unit: vars(found) for unit, found in price.items()},
             "best_of_n_reward": curve.tolist(),
             "online_prompts": len(benchmark(arguments.prompts_per_category)),
