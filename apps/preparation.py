@@ -114,7 +114,7 @@ def prepare(
         "steps": pipeline_call.get("num_inference_steps"),
         "guidance_scale": pipeline_call.get(guidance),
         "call": {name: call[name] for name in sorted(call) if name not in named},
-        "scheduler": type(pipeline.scheduler).__name__,
+        "scheduler": options.scheduler,
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
     return Job(
