@@ -43,24 +43,21 @@ class SearchProgress:
 @contextmanager
 def show_progress(num_prompts: int, num_finished: int) -> Iterator[SearchProgress]:
     """Show progress while the block runs; the bars vanish at its end."""
-    bars = Progress(
-        TextColumn("{task.description:>8}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=log,
-        transient=True,
-        disable=not log.is_terminal,
-    )
-    with bars:
+    with _bars("{task.description:>8}") as bars:
         yield SearchProgress(bars, num_prompts, num_finished)
 
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """One bar on stderr while the block runs; yields what counts it on."""
-    bars = Progress(
-        TextColumn("{task.description}"),
+    with _bars("{task.description}") as bars:
+        task = bars.add_task(what, total=total)
+        yield lambda count: bars.advance(task, count)
+
+
+def _bars(description: str) -> Progress:
+    return Progress(
+        TextColumn(description),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -68,6 +65,3 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         transient=True,
         disable=not log.is_terminal,
     )
-    with bars:
-        task = bars.add_task(what, total=total)
-        yield lambda count: bars.advance(task, count)
