@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -63,8 +62,7 @@ def train_reward(
 
     from gensift.pipelines.loading import resolve_device
     from rewards.noise_aware.recording import Recording
-    from rewards.noise_aware.storage import load_noise_aware, save_weights
-    from rewards.noise_aware.training import phases, split_prompts, train, trained_steps
+    from rewards.noise_aware.storage import save_weights
 
     config = from_dict(NoiseAwareTraining, collect(NoiseAwareTraining, given))
     trajectories = Recording(recording)
@@ -73,38 +71,57 @@ def train_reward(
     own = str(accelerator.device) if accelerator.num_processes > 1 else device
     base = load_one_reward(reward, ["noise_aware=false", *(reward_option or ())], own)
     trajectories.scores(base.name)
-    curriculum = phases(len(trained_steps(trajectories, config)), config)
-    with (
-        only_json(as_json),
-        progress_bar("optimiser steps", sum(phase.length for phase in curriculum)) as bar,
-    ):
-        weights = train(
+    weights = _train(base, trajectories, output / "training", config, accelerator, as_json)
+    # A process that ends with the group still open may be aborted by its threads.
+    accelerator.end_training()
+    if not accelerator.is_main_process:
+        return
+    save_weights(weights, output, reward_name=base.name)
+    report = _report(base, trajectories, output, config)
+    write_atomically(output / REPORT, (strict_json(report, indent=2) + "\n").encode())
+    if as_json:
+        write_json(report)
+        return
+    _show(report["before"], report["after"], trajectories.sigmas)
+    say(f"Noise-aware weights: {output}; use them by --reward-option noise_aware={output}")
+
+
+def _train(
+    base: Any,
+    recording: Any,
+    folder: Path,
+    config: NoiseAwareTraining,
+    accelerator: Any,
+    as_json: bool,
+) -> Any:
+    from rewards.noise_aware.training import phases, train, trained_steps
+
+    curriculum = phases(len(trained_steps(recording, config)), config)
+    steps = sum(phase.length for phase in curriculum)
+    with only_json(as_json), progress_bar("optimiser steps", steps) as bar:
+        return train(
             base,
-            trajectories,
-            output / "training",
+            recording,
+            folder,
             config,
             accelerator=accelerator,
             on_step=lambda done, total, loss: bar(1),
         )
-    if not accelerator.is_main_process:
-        return
-    save_weights(weights, output, reward_name=base.name)
-    _, held_out = split_prompts(trajectories, config.held_out)
-    before = _ranking(base, trajectories, held_out)
-    after = _ranking(load_noise_aware(base, output), trajectories, held_out)
-    report = {
+
+
+def _report(base: Any, recording: Any, output: Path, config: NoiseAwareTraining) -> dict[str, Any]:
+    """How well the reward ranks held-out candidates per step, as it was and with its weights."""
+    from rewards.noise_aware.storage import load_noise_aware
+    from rewards.noise_aware.training import split_prompts
+
+    _, held_out = split_prompts(recording, config.held_out)
+    return {
         "config": to_dict(config),
         "held_out_prompts": len(held_out),
-        "sigmas": trajectories.sigmas,
-        "before": before,
-        "after": after,
+        "sigmas": recording.sigmas,
+        "before": _ranking(base, recording, held_out),
+        "after": _ranking(load_noise_aware(base, output), recording, held_out),
     }
-    write_atomically(output / REPORT, (strict_json(report, indent=2) + "\n").encode())
-    if as_json:
-        write_json(json.loads((output / REPORT).read_text()))
-        return
-    _show(before, after, trajectories.sigmas)
-    say(f"Noise-aware weights: {output}; use them by --reward-option noise_aware={output}")
 
 
 def _ranking(reward: Any, recording: Any, prompts: Sequence[int]) -> list[dict[str, float]]:

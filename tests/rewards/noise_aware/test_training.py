@@ -517,6 +517,7 @@ for storage in storages:
         accelerator=accelerator)
     torch.save(weights.state_dict(), folder / f"{storage}-{accelerator.process_index}.pt")
 assert accelerator.num_processes == 2
+accelerator.end_training()
 """
 
 
