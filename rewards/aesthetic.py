@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,13 @@ from rewards.loading import (
     load_strictly,
     read_checkpoint,
 )
+from rewards.network import NetworkReward
 from rewards.pickscore import ClipFeatures
 from rewards.preprocess import Preprocess
-from rewards.protocol import Images, to_tensor
 from rewards.score_head import ScoreHead
 
 
-class AestheticReward:
+class AestheticReward(NetworkReward):
     """Score of about 1 to 10, typically 5 to 7; prompts are not looked at.
 
     Source: LAION "improved aesthetic predictor": a linear head on the unit-length image embedding
@@ -45,38 +44,15 @@ class AestheticReward:
         Args:
             model: with open_clip's `encode_image`; put into evaluation mode.
             head: in float32.
-            preprocess: how the model wants its pictures.
-            name: name in results.
-            dtype: that the model computes in; the head computes in float32.
-            differentiable: let gradients reach the pictures.
+            preprocess: see `NetworkReward`, as `name`, `dtype` and `differentiable`.
         """
-        self.model = model.eval()
+        super().__init__(model, preprocess, name=name, dtype=dtype, differentiable=differentiable)
         self.head = head.eval()
-        self.preprocess = preprocess
-        self.name = name
-        self.dtype = dtype
-        self.differentiable = differentiable
 
-    def __call__(self, images: Images, prompts: Sequence[str], /) -> Tensor:
-        """Score pictures.
-
-        Args:
-            images: float `(batch, 3, height, width)` in [0, 1], or PIL pictures, of any size.
-            prompts: one per picture; only counted.
-
-        Returns:
-            float32 `(batch,)` on the model's device.
-
-        Raises:
-            RewardError: bad pictures, or another number of prompts.
-        """
-        pictures = to_tensor(images, prompts)
-        device = next(self.model.parameters()).device
-        with nullcontext() if self.differentiable else torch.no_grad():
-            pixels = self.preprocess(pictures.to(device)).to(self.dtype)
-            embeddings: Tensor = self.model.encode_image(pixels)  # type: ignore[operator]
-            scores: Tensor = self.head(normalize(embeddings.float(), dim=-1))
-            return scores
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        embeddings: Tensor = self.model.encode_image(pixels)  # type: ignore[operator]
+        scores: Tensor = self.head(normalize(embeddings.float(), dim=-1))
+        return scores
 
 
 def load_aesthetic(

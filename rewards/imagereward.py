@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,9 +18,9 @@ from rewards.loading import (
     load_tokenizer,
     read_checkpoint,
 )
+from rewards.network import NetworkReward
 from rewards.open_clip_score import warn_if_cut
 from rewards.preprocess import Preprocess
-from rewards.protocol import Images, to_tensor
 from rewards.score_head import ScoreHead
 
 CONTEXT_LENGTH = 35
@@ -48,7 +47,7 @@ class ImageRewardModel(nn.Module):
         return raw
 
 
-class ImageReward:
+class ImageReward(NetworkReward):
     """ImageReward v1.0: standardised, about -2.3 to 2.1.
 
     Source: Xu et al. 2023, "ImageReward", and its published code.
@@ -70,42 +69,18 @@ class ImageReward:
 
         Args:
             model: its head in float32; put into evaluation mode.
-            preprocess: how the model wants its pictures.
+            preprocess: see `NetworkReward`, as `name`, `dtype` and `differentiable`.
             tokenizer: BERT's, of transformers.
-            name: name in results.
-            dtype: that the model computes in; its head computes in float32.
-            differentiable: let gradients reach the pictures.
         """
-        self.model = model.eval()
-        self.preprocess = preprocess
+        super().__init__(model, preprocess, name=name, dtype=dtype, differentiable=differentiable)
         self.tokenizer = tokenizer
-        self.name = name
-        self.dtype = dtype
-        self.differentiable = differentiable
         self._tokens: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, images: Images, prompts: Sequence[str], /) -> Tensor:
-        """Score pictures.
-
-        Args:
-            images: float `(batch, 3, height, width)` in [0, 1], or PIL pictures, of any size.
-            prompts: one per picture. A prompt of more than 35 tokens, marks included, is cut, with
-                a warning.
-
-        Returns:
-            float32 `(batch,)` on the model's device.
-
-        Raises:
-            RewardError: bad pictures, or another number of prompts.
-        """
-        pictures = to_tensor(images, prompts)
-        device = next(self.model.parameters()).device
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         parts = zip(*(self._tokenize(prompt) for prompt in prompts), strict=True)
-        tokens, mask = (torch.cat(part).to(device) for part in parts)
-        with nullcontext() if self.differentiable else torch.no_grad():
-            pixels = self.preprocess(pictures.to(device)).to(self.dtype)
-            scores: Tensor = (self.model(pixels, tokens, mask) - _MEAN) / _STD
-            return scores
+        tokens, mask = (torch.cat(part).to(pixels.device) for part in parts)
+        scores: Tensor = (self.model(pixels, tokens, mask) - _MEAN) / _STD
+        return scores
 
     def _tokenize(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Ids and mask `(1, 35)`, padded, so that no batch can change them."""

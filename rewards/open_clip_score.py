@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -16,15 +15,15 @@ from torch.nn.functional import normalize
 from gensift.errors import ConfigError, nearest_hint
 from gensift.pipelines.loading import resolve_device
 from rewards.loading import PRECISIONS, UNREADABLE, check_dtype, one_line, refuse_pickle
+from rewards.network import NetworkReward
 from rewards.preprocess import Preprocess
-from rewards.protocol import Images, to_tensor
 
 _MAX_CACHED_PROMPTS = 1024
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
 _SAFE_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 
 
-class OpenClipReward:
+class OpenClipReward(NetworkReward):
     """`scale` times the cosine of image and text features.
 
     Conventions in use: the plain cosine (`scale=1`, typically 0.2 to 0.35), torchmetrics' CLIPScore
@@ -50,45 +49,21 @@ class OpenClipReward:
 
         Args:
             model: with open_clip's `encode_image` and `encode_text`; put into evaluation mode.
-            preprocess: how the model wants its pictures.
+            preprocess: see `NetworkReward`, as `name`, `dtype` and `differentiable`; text features
+                never carry gradients.
             tokenizer: open_clip's own, from a list of prompts to ids `(prompts, context_length)`.
-            name: name in results.
             scale: factor of the cosine.
-            dtype: that the model computes in; features are compared in float32.
-            differentiable: let gradients reach the pictures; text features never carry any.
         """
-        self.model = model.eval()
-        self.preprocess = preprocess
+        super().__init__(model, preprocess, name=name, dtype=dtype, differentiable=differentiable)
         self.tokenizer = tokenizer
-        self.name = name
         self.scale = scale
-        self.dtype = dtype
-        self.differentiable = differentiable
         self._texts: dict[str, Tensor] = {}
 
-    def __call__(self, images: Images, prompts: Sequence[str], /) -> Tensor:
-        """Score pictures.
-
-        Args:
-            images: float `(batch, 3, height, width)` in [0, 1], or PIL pictures, of any size; not
-                rounded to 8 bits, so a picture saved as PNG scores slightly differently.
-            prompts: one per picture; each is encoded once. A prompt longer than the model's context
-                is cut, with a warning.
-
-        Returns:
-            float32 `(batch,)` on the model's device.
-
-        Raises:
-            RewardError: bad pictures, or another number of prompts.
-        """
-        pictures = to_tensor(images, prompts)
-        device = next(self.model.parameters()).device
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         # The model may have been moved since a prompt was encoded.
-        texts = torch.stack([self._text(prompt).to(device) for prompt in prompts])
-        with nullcontext() if self.differentiable else torch.no_grad():
-            pixels = self.preprocess(pictures.to(device)).to(self.dtype)
-            features = normalize(self.model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
-            return self.scale * (features * texts).sum(-1)
+        texts = torch.stack([self._text(prompt).to(pixels.device) for prompt in prompts])
+        features = normalize(self.model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
+        return self.scale * (features * texts).sum(-1)
 
     def encode_prompts(self, prompts: Sequence[str]) -> None:
         """Encode prompts ahead, by the model's weights as they are now."""
@@ -99,10 +74,9 @@ class OpenClipReward:
         """Unit-length float32 text feature; encoded alone, so that no batch can change it."""
         if prompt not in self._texts:
             warn_if_cut(self.tokenizer, prompt)
-            device = next(self.model.parameters()).device
             # Outside of inference mode, whose tensors a later differentiable call could not use.
             with torch.inference_mode(False), torch.no_grad():
-                tokens = self.tokenizer([prompt]).to(device)
+                tokens = self.tokenizer([prompt]).to(self.device)
                 feature = normalize(self.model.encode_text(tokens).float(), dim=-1)[0]  # type: ignore[operator]
             if len(self._texts) >= _MAX_CACHED_PROMPTS:
                 self._texts.pop(next(iter(self._texts)))

@@ -52,6 +52,14 @@ def is_noise_aware(reward: Any) -> bool:
     return callable(getattr(reward, "at_sigma", None))
 
 
+def scorer_at(reward: Reward, sigma: float | None) -> Reward:
+    """What judges estimates of noise level `sigma`; None means finished pictures."""
+    if sigma is None or not is_noise_aware(reward):
+        return reward
+    scorer: Reward = reward.at_sigma(sigma)  # type: ignore[attr-defined]
+    return scorer
+
+
 def to_tensor(images: Images, prompts: Sequence[str]) -> Tensor:
     """Check pictures and prompts and return the pictures as a float32 tensor.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rewards.noise_aware.recording import Recording
-from rewards.protocol import Reward, call_reward, is_noise_aware
+from rewards.protocol import Reward, call_reward, scorer_at
 
 
 def score_recording(
@@ -31,9 +31,7 @@ def score_recording(
         steps = []
         for step, sigma in enumerate(recording.sigmas):
             is_early = step < recording.num_steps - 1
-            scorer: Reward = reward
-            if is_early and is_noise_aware(reward):
-                scorer = reward.at_sigma(sigma)  # type: ignore[attr-defined]
+            scorer = scorer_at(reward, sigma if is_early else None)
             pictures = recording.pictures([index], step)[0].float() / 255
             steps.append(call_reward(scorer, pictures, texts, max_images))
         rows.append(torch.stack(steps, dim=1))

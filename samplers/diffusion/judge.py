@@ -13,7 +13,7 @@ from torch import Tensor
 from gensift.cost import Stopwatch
 from gensift.errors import ConfigError
 from rewards.combine import CompositeReward, rank_sum
-from rewards.protocol import Reward, call_reward, is_noise_aware, reward_name
+from rewards.protocol import Reward, call_reward, reward_name, scorer_at
 from samplers.diffusion.preview import Previewer
 
 THUMBNAIL = 96
@@ -114,14 +114,6 @@ class Judge:
         """One score per living candidate of one prompt; non-finite ones become -inf."""
         combined = self._combine(scores)
         return torch.where(torch.isfinite(combined), combined, -torch.inf)
-
-
-def scorer_at(reward: Reward, sigma: float | None) -> Reward:
-    """What judges estimates of noise level `sigma`; None means finished pictures."""
-    if sigma is None or not is_noise_aware(reward):
-        return reward
-    scorer: Reward = reward.at_sigma(sigma)  # type: ignore[attr-defined]
-    return scorer
 
 
 def check_reward(reward: RewardSpec) -> RewardSpec:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gensift.errors import ConfigError
 from rewards.combine import CompositeReward
+from rewards.protocol import scorer_at
 from samplers.diffusion.best_of_n import BestOfN
-from samplers.diffusion.judge import scorer_at
 from samplers.diffusion.observer import StepEvent, observe_scheduler
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.ttsnap import TTSnap
