@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rewards.noise_aware.options import NoiseAwareTraining
 from rewards.noise_aware.recording import Recording, RecordingWriter, Shard
+from rewards.noise_aware.training import train
+from rewards.noise_aware.weights import NoiseAwareWeights
 from rewards.protocol import Images, to_tensor
 
 SIGMAS = (1.0, 0.8, 0.5, 0.2)
@@ -122,3 +125,36 @@ def assert_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
 def equal_weights(left: nn.Module, right: nn.Module) -> bool:
     ours, theirs = left.state_dict(), right.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+STORAGES = ("sigma-adapter", "lora", "full")
+SHORT: dict[str, Any] = {
+    "rank": 2,
+    "steps_per_phase": 3,
+    "batch_prompts": 2,
+    "save_every": 2,
+    "held_out": 0.25,
+}
+
+
+def trained(
+    recording: Recording,
+    folder: Path,
+    storage: str,
+    stop_at: Sequence[int] | None = None,
+    **options: Any,
+) -> NoiseAwareWeights:
+    """Weights of a training; with `stop_at` it is interrupted after these steps, and resumed."""
+    config = NoiseAwareTraining(**SHORT | {"storage": storage, "joint_steps": 4} | options)
+    for stop in [*(stop_at or ()), None]:
+
+        def watch(done: int, total: int, loss: float, stop: int | None = stop) -> None:
+            if done == stop:
+                raise KeyboardInterrupt
+
+        torch.manual_seed(torch.seed() % 1000)  # resuming must not depend on what came before
+        try:
+            return train(brightness_reward(), recording, folder, config, on_step=watch)
+        except KeyboardInterrupt:
+            continue
+    raise AssertionError("unreachable")

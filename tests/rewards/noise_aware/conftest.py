@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers.noise_aware import brightness_reward, inverted_recording
 from open_clip import factory
 from open_clip.model import CLIP
 from safetensors.torch import save_file
@@ -80,3 +81,8 @@ def base_reward(request, clip_folder, tmp_path, monkeypatch, tiny_config):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return builders[request.param](clip_folder, folder, monkeypatch, tiny_config)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    return inverted_recording(tmp_path / "recording", brightness_reward())

@@ -1,26 +1,23 @@
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.noise_aware import (
+    SHORT,
     SIGMAS,
+    STORAGES,
     ToyReward,
     assert_same_state,
     brightness_reward,
-    equal_weights,
     inverted_recording,
     state_of,
     toy_reward,
+    trained,
 )
 
 from gensift.errors import ConfigError
 from rewards.noise_aware.reward import NoiseAwareReward
 from rewards.noise_aware.training import (
-    CHECKPOINT,
     NoiseAwareTraining,
     Phase,
     distillation_loss,
@@ -31,14 +28,6 @@ from rewards.noise_aware.training import (
 )
 
 from .conftest import BASES
-
-STORAGES = ("sigma-adapter", "lora", "full")
-SHORT = {"rank": 2, "steps_per_phase": 3, "batch_prompts": 2, "save_every": 2, "held_out": 0.25}
-
-
-@pytest.fixture
-def recording(tmp_path):
-    return inverted_recording(tmp_path / "recording", brightness_reward())
 
 
 def ranking(reward, recording, prompts, step):
@@ -325,42 +314,6 @@ def test_the_callers_random_numbers_are_left_alone(recording, tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
-def trained(recording, folder, storage, stop_at=None, **options):
-    """Weights of a training; with `stop_at` it is interrupted after these steps, and resumed."""
-    config = NoiseAwareTraining(**SHORT | {"storage": storage, "joint_steps": 4} | options)
-    for stop in [*(stop_at or ()), None]:
-
-        def watch(done, total, loss, stop=stop):
-            if done == stop:
-                raise KeyboardInterrupt
-
-        torch.manual_seed(torch.seed() % 1000)  # resuming must not depend on what came before
-        try:
-            return train(brightness_reward(), recording, folder, config, on_step=watch)
-        except KeyboardInterrupt:
-            continue
-
-
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("stop_at", [(1,), (3,), (4, 5), (5, 8, 9, 10, 12)])
-def test_resumed_training_equals_an_undisturbed_one(storage, stop_at, recording, tmp_path):
-    # Three phases of 3 steps and 4 joint ones; saved after every second one and at phase ends.
-    expected = trained(recording, tmp_path / "whole", storage)
-    found = trained(recording, tmp_path / "parts", storage, stop_at)
-    assert equal_weights(found, expected)
-    assert not equal_weights(trained(recording, tmp_path / "other", storage, seed=1), expected)
-
-
-def test_a_finished_training_is_not_repeated(recording, tmp_path):
-    expected = trained(recording, tmp_path / "out", "lora")
-    steps = []
-    config = NoiseAwareTraining(storage="lora", joint_steps=4, **SHORT)
-    found = train(
-        brightness_reward(), recording, tmp_path / "out", config, on_step=lambda *a: steps.append(a)
-    )
-    assert not steps and equal_weights(found, expected)
-
-
 @pytest.mark.parametrize("storage", STORAGES)
 def test_noisier_steps_begin_where_cleaner_ones_ended(storage, recording, tmp_path):
     """With a rate of zero after the first phase nothing else happens, so all steps are equal."""
@@ -369,70 +322,6 @@ def test_noisier_steps_begin_where_cleaner_ones_ended(storage, recording, tmp_pa
     for sigma in SIGMAS[:3]:
         found = weights.applied(base, sigma)
         assert all(torch.equal(found[name], base[name]) for name in base)
-
-
-OTHERS = {
-    "storage": "lora",
-    "rank": 3,
-    "until": 0.5,
-    "steps_per_phase": 4,
-    "joint_steps": 5,
-    "within_prompt": 0.5,
-    "seed": 1,
-    "held_out": 0.5,
-}
-
-
-@pytest.mark.parametrize("option", OTHERS)
-def test_other_options_in_the_same_folder_are_refused(option, recording, tmp_path):
-    train(brightness_reward(), recording, tmp_path, NoiseAwareTraining(**SHORT))
-    with pytest.raises(ConfigError, match="holds a training with other options"):
-        other = NoiseAwareTraining(**SHORT | {option: OTHERS[option]})
-        train(brightness_reward(), recording, tmp_path, other)
-
-
-def test_another_recording_or_reward_in_the_same_folder_is_refused(recording, tmp_path):
-    base = brightness_reward()
-    config = NoiseAwareTraining(**SHORT)
-    train(base, recording, tmp_path / "out", config)
-    changed = {
-        "prompts": inverted_recording(tmp_path / "b", base, prompts=list("abcdefghijkl")),
-        "count": inverted_recording(tmp_path / "c", base, prompts=list("abcdefgh")),
-    }
-    with pytest.raises(ConfigError, match="other options"):
-        other = inverted_recording(tmp_path / "d", base, sigmas=(1.0, 0.7, 0.5, 0.2))
-        train(base, other, tmp_path / "out", config)
-    for name in ("prompts", "count"):
-        with pytest.raises(ConfigError, match="other options"):
-            train(base, changed[name], tmp_path / "out", config)
-    renamed = brightness_reward()
-    renamed.name = "glare"
-    with pytest.raises(ConfigError, match="other options"):
-        recorded = inverted_recording(tmp_path / "e", renamed)
-        train(renamed, recorded, tmp_path / "out", config)
-
-
-def test_a_lower_rate_may_go_on_from_a_checkpoint(recording, tmp_path):
-    def stop(done, total, loss):
-        if done == 5:
-            raise KeyboardInterrupt
-
-    config = NoiseAwareTraining(**SHORT)
-    with pytest.raises(KeyboardInterrupt):
-        train(brightness_reward(), recording, tmp_path, config, on_step=stop)
-    steps = []
-    lower = NoiseAwareTraining(**SHORT, learning_rate=1e-5)
-    train(brightness_reward(), recording, tmp_path, lower, on_step=lambda d, t, x: steps.append(d))
-    assert steps == [5, 6, 7, 8, 9]
-
-
-@pytest.mark.parametrize("size", [0, 10, -1])
-def test_a_damaged_checkpoint_is_named(size, recording, tmp_path):
-    train(brightness_reward(), recording, tmp_path, NoiseAwareTraining(**SHORT))
-    file = tmp_path / CHECKPOINT
-    file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(ConfigError, match=f"{CHECKPOINT}' .*delete it"):
-        train(brightness_reward(), recording, tmp_path, NoiseAwareTraining(**SHORT))
 
 
 @pytest.mark.parametrize("label", [float("nan"), float("inf"), -float("inf")])
@@ -495,52 +384,3 @@ def test_the_finished_picture_is_never_an_input(until, recording, tmp_path, monk
     count = {0.05: 1, 0.5: 2, 0.75: 3, 1.0: 3}[until]
     assert {step for step, _ in seen} == set(range(count))
     assert weights.sigmas == recording.sigmas[:count]
-
-
-# --------------------------------------------------------------------------- two processes
-
-SCRIPT = """
-import sys
-from pathlib import Path
-import torch
-from accelerate import Accelerator
-from helpers.noise_aware import brightness_reward
-from rewards.noise_aware.recording import Recording
-from rewards.noise_aware.training import NoiseAwareTraining, train
-
-folder, storages = Path(sys.argv[1]), sys.argv[2:]
-accelerator = Accelerator(cpu=True)
-for storage in storages:
-    config = NoiseAwareTraining(storage=storage, rank=2, steps_per_phase=3, joint_steps=3,
-        batch_prompts=2, save_every=2, held_out=0.25, learning_rate=1e-2)
-    weights = train(brightness_reward(), Recording(folder / "recording"), folder / storage, config,
-        accelerator=accelerator)
-    torch.save(weights.state_dict(), folder / f"{storage}-{accelerator.process_index}.pt")
-assert accelerator.num_processes == 2
-accelerator.end_training()
-"""
-
-
-def test_two_processes_keep_equal_weights_and_do_what_one_does(recording, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    root = Path(__file__).parents[3]
-    paths = [str(root), str(root / "tests")]
-    # On CPUs `accelerate launch` starts several processes by MPI only.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", str(script), str(tmp_path), *STORAGES]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    for storage in STORAGES:
-        ours, theirs = (
-            torch.load(tmp_path / f"{storage}-{rank}.pt", weights_only=True) for rank in range(2)
-        )
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-        # Both halves of a batch together are the batch of one process.
-        config = {"batch_prompts": 4, "learning_rate": 1e-2}
-        expected = trained(recording, tmp_path / f"one-{storage}", storage, **config, joint_steps=3)
-        for key, value in expected.state_dict().items():
-            torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-4)
