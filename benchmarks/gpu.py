@@ -48,8 +48,8 @@ from benchmarks.gpu_plot import plot
 from benchmarks.gpu_subject import Extent, Subject
 from benchmarks.results import FOLDER, publish
 from benchmarks.timing import Deadline
+from gensift.denoising.modules import denoisers_of
 from gensift.errors import DeviceError
-from samplers.diffusion.attachment import denoisers_of
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 QUICK = Extent(rounds=1, budget=4, candidates=8)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 import gensift
+from gensift.denoising.modules import denoisers_of
 from gensift.randomness import make_generators
-from samplers.diffusion.attachment import denoisers_of
 from samplers.diffusion.guidance import guidance_rows
 from samplers.diffusion.schedule import PruningSchedule
 from samplers.diffusion.search import DiffusionSearch

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from gensift.cost import Cost
+from gensift.denoising.observer import observe_scheduler
 from gensift.errors import ConfigError, GensiftError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds, make_generators
 from samplers.diffusion.attachment import gate_denoisers
 from samplers.diffusion.callback import num_steps_of
 from samplers.diffusion.exchange import Exchange, own_candidates
 from samplers.diffusion.judge import Judge
-from samplers.diffusion.observer import observe_scheduler
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows, RowGate
 from samplers.diffusion.schedule import Checkpoint, PlannedStage

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from samplers.diffusion.attachment import family_of_pipeline, live_rows_of
-from samplers.diffusion.observer import OnStep, observe_scheduler
+from gensift.denoising.modules import family_of_pipeline
+from gensift.denoising.observer import OnStep, observe_scheduler
+from samplers.diffusion.attachment import live_rows_of
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gensift.denoising.observer import StepEvent, observe_scheduler
 from gensift.randomness import derived_seed, make_generators
-from samplers.diffusion.observer import StepEvent, observe_scheduler
 
 
 def add_flow_noise(

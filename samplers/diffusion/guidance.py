@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from samplers.diffusion.attachment import denoisers_of, family_of_pipeline
+from gensift.denoising.modules import denoisers_of, family_of_pipeline
 
 # Families whose `guidance_scale` is distilled into the model: a second pass needs a true scale
 # above 1 and a negative prompt.

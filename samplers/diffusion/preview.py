@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from gensift.denoising.modules import execution_device, family_of_pipeline
 from gensift.errors import ConfigError, UnsupportedPipelineError
-from samplers.diffusion.attachment import execution_device, family_of_pipeline
 
 
 class Previewer:

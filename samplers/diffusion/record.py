@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from gensift.denoising.observer import StepEvent
+from gensift.denoising.prediction import check_scheduler
 from gensift.errors import RunFolderError
 from gensift.pipelines.loading import call_defaults, load_preview_decoder
 from gensift.randomness import candidate_seeds
@@ -19,8 +21,6 @@ from rewards.protocol import Reward, call_reward
 from samplers.diffusion.attach import PipelineCall
 from samplers.diffusion.best_of_n import BestOfN
 from samplers.diffusion.callback import observe_steps
-from samplers.diffusion.observer import StepEvent
-from samplers.diffusion.prediction import check_scheduler
 from samplers.diffusion.preview import Previewer
 
 

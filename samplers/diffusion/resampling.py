@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from gensift.config import option
+from gensift.denoising.observer import StepEvent
+from gensift.denoising.scheduler_rows import check_copyable
 from gensift.trace import Stage
 from samplers.diffusion.attach import PipelineCall
 from samplers.diffusion.flow_sde import flow_sde
-from samplers.diffusion.observer import StepEvent
-from samplers.diffusion.scheduler_rows import check_copyable
 from samplers.diffusion.search import DiffusionSearch, EarlySearchConfig, Plan
 from samplers.diffusion.sift import Sift
 from samplers.diffusion.stochastic import Sde, wants_flow_sde

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from diffusers.hooks.hooks import ModelHook
 
+from gensift.denoising.families import DenoiserFamily, family_of
+from gensift.denoising.row_selection import RowSelection, merge_rows, select_nested, select_rows
 from gensift.errors import ConfigError, DeviceError, UnsupportedPipelineError
-from samplers.diffusion.families import DenoiserFamily, family_of
-from samplers.diffusion.row_selection import RowSelection, merge_rows, select_nested, select_rows
 
 OnSelect = Callable[[Sequence[int]], None]
 

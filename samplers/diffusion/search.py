@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Literal
 
 from gensift.config import check, from_dict, option, to_dict
 from gensift.cost import Cost
+from gensift.denoising.modules import family_of_pipeline
+from gensift.denoising.prediction import check_scheduler
 from gensift.errors import ConfigError
 from gensift.pipelines.loading import call_defaults, load_preview_decoder
 from samplers.diffusion.attach import PipelineCall, attach, search_in_one_call
-from samplers.diffusion.attachment import family_of_pipeline
 from samplers.diffusion.exchange import ALONE, Exchange
 from samplers.diffusion.guidance import guidance_rows
 from samplers.diffusion.judge import Judge, RewardSpec, check_reward
-from samplers.diffusion.prediction import check_scheduler
 from samplers.diffusion.schedule import (
     Checkpoint,
     PlannedStage,

@@ -18,16 +18,16 @@ from torch import Tensor
 
 from gensift.config import option
 from gensift.cost import Cost
+from gensift.denoising.modules import family_of_pipeline
+from gensift.denoising.observer import StepEvent
 from gensift.errors import ConfigError
 from gensift.pipelines.loading import call_defaults
 from gensift.randomness import candidate_seed, make_generators
 from gensift.trace import PromptTrace, Trace
 from samplers.diffusion.attach import PipelineCall, make_sift, run_sift
-from samplers.diffusion.attachment import family_of_pipeline
 from samplers.diffusion.guidance import guidance_rows
 from samplers.diffusion.judge import Judge
 from samplers.diffusion.noise import check_noise_decides, gaussian
-from samplers.diffusion.observer import StepEvent
 from samplers.diffusion.schedule import PlannedStage, largest_count
 from samplers.diffusion.search import (
     DiffusionSearch,

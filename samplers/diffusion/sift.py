@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from gensift.cost import Cost, peak_memory_mib
+from gensift.denoising.observer import StepEvent, keep_rows
 from gensift.errors import RewardError
 from gensift.trace import PromptTrace, Stage, Trace
 from samplers.diffusion.exchange import ALONE, Exchange, own_candidates
 from samplers.diffusion.judge import Judge
-from samplers.diffusion.observer import StepEvent, keep_rows
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows, RowGate
 from samplers.diffusion.schedule import Checkpoint, PlannedStage, goes_on

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from gensift.denoising.modules import family_of_pipeline
+from gensift.denoising.prediction import is_flow
 from gensift.errors import UnsupportedPipelineError
-from samplers.diffusion.attachment import family_of_pipeline
-from samplers.diffusion.prediction import is_flow
 
 Sde = Literal["auto", "flow", "none"]
 

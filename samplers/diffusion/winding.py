@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import Tensor
 
+from gensift.denoising.modules import move_scheduler
+from gensift.denoising.prediction import is_flow
 from gensift.errors import UnsupportedPipelineError
-from samplers.diffusion.attachment import move_scheduler
-from samplers.diffusion.prediction import is_flow
 
 # Their step depends on the latents and the time alone, so any stretch may be walked again.
 MEMORYLESS = ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")

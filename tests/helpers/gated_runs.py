@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from helpers.tiny_pipelines import GUIDANCE_FACTOR
 
-from samplers.diffusion.attachment import denoisers_of, gate_denoisers
+from gensift.denoising.modules import denoisers_of
+from gensift.denoising.observer import StepEvent, keep_rows, observe_scheduler
+from samplers.diffusion.attachment import gate_denoisers
 from samplers.diffusion.callback import num_steps_of
-from samplers.diffusion.observer import StepEvent, keep_rows, observe_scheduler
 from samplers.diffusion.row_gate import LiveRows
 
 NUM_ROWS = 6

@@ -16,9 +16,10 @@ from helpers.gated_runs import (
 )
 from helpers.tiny_pipelines import build
 
+from gensift.denoising.modules import denoisers_of
+from gensift.denoising.observer import observe_scheduler
 from gensift.errors import ConfigError
-from samplers.diffusion.attachment import denoisers_of, gate_denoisers, live_rows_of
-from samplers.diffusion.observer import observe_scheduler
+from samplers.diffusion.attachment import gate_denoisers, live_rows_of
 from samplers.diffusion.row_gate import LiveRows
 
 

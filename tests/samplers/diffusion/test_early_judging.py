@@ -13,11 +13,11 @@ from helpers.searches import PROMPT, TOLERANCE, contrast, redness
 from helpers.speaking_pipelines import SIZE, speaking
 from torch import Tensor
 
+from gensift.denoising.observer import StepEvent, observe_scheduler
 from gensift.errors import ConfigError
 from rewards.combine import CompositeReward
 from rewards.protocol import scorer_at
 from samplers.diffusion.best_of_n import BestOfN
-from samplers.diffusion.observer import StepEvent, observe_scheduler
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.ttsnap import TTSnap
 

@@ -12,8 +12,8 @@ from helpers.speaking_pipelines import SIZE, speaking
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from gensift.denoising.modules import denoisers_of
 from samplers.diffusion.attach import PipelineCall
-from samplers.diffusion.attachment import denoisers_of
 from samplers.diffusion.prices import measure_prices
 from samplers.diffusion.schedule import Prices
 

@@ -16,10 +16,10 @@ from helpers.tiny_schedulers import SCHEDULERS
 from PIL import Image
 from torch import Tensor
 
+from gensift.denoising.observer import StepEvent, observe_scheduler
 from gensift.errors import ConfigError, RunFolderError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds
 from rewards.noise_aware.recording import Recording
-from samplers.diffusion.observer import StepEvent, observe_scheduler
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.record import RecordConfig, record, to_bytes
 

@@ -9,8 +9,8 @@ from helpers.gated_runs import plain_images
 from helpers.tiny_pipelines import FAMILIES, build
 from torch import Tensor
 
+from gensift.denoising.modules import denoisers_of
 from samplers.diffusion.attach import PipelineCall, attach
-from samplers.diffusion.attachment import denoisers_of
 from samplers.diffusion.best_of_n import BestOfN
 from samplers.diffusion.search import DiffusionSearch
 from samplers.diffusion.ttsnap import TTSnap

@@ -13,13 +13,13 @@ from helpers.speaking_pipelines import SIZE, speaking
 from torch import Tensor
 
 import gensift
+from gensift.denoising.observer import StepEvent
 from gensift.errors import ConfigError, UnknownNameError
 from gensift.randomness import candidate_seeds
 from gensift.trace import PromptTrace
 from rewards.protocol import Reward
 from samplers.diffusion.best_of_n import BestOfN
 from samplers.diffusion.callback import observe_steps
-from samplers.diffusion.observer import StepEvent
 from samplers.diffusion.search import SearchConfig
 from samplers.diffusion.ttsnap import TTSnap, TTSnapConfig
 from samplers.registry import SAMPLERS

@@ -10,9 +10,9 @@ import torch
 from helpers.searches import PROMPT, close, generators, pictures, plain
 from helpers.speaking_pipelines import speaking
 
+from gensift.denoising.observer import StepEvent, observe_scheduler
+from gensift.denoising.scheduler_rows import check_copyable, copy_history
 from gensift.errors import UnsupportedPipelineError
-from samplers.diffusion.observer import StepEvent, observe_scheduler
-from samplers.diffusion.scheduler_rows import check_copyable, copy_history
 
 FAMILY = {
     "flow-euler": "flux",

@@ -7,15 +7,15 @@ import diffusers
 import pytest
 from helpers.tiny_pipelines import FAMILIES, build
 
-from gensift.errors import ConfigError, DuplicateNameError, UnsupportedPipelineError
-from samplers.diffusion import families
-from samplers.diffusion.attachment import denoisers_of, family_of_pipeline
-from samplers.diffusion.families import (
+from gensift.denoising.families import (
     DenoiserFamily,
     declare_denoiser,
     denoiser_classes,
     family_of,
 )
+from gensift.denoising.modules import denoisers_of, family_of_pipeline
+from gensift.errors import ConfigError, DuplicateNameError, UnsupportedPipelineError
+from samplers.diffusion import families
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from gensift.denoising.prediction import SchedulerStep
+from gensift.denoising.row_selection import RowSelection, select_nested
 from gensift.errors import UnsupportedPipelineError
-from samplers.diffusion.prediction import SchedulerStep
-from samplers.diffusion.row_selection import RowSelection, select_nested
 
 # What each scheduler remembers of earlier steps, a row per candidate (dim 0).
 _HISTORY: dict[str, tuple[str, ...]] = {

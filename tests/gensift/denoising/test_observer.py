@@ -11,10 +11,10 @@ from helpers.gated_runs import NUM_ROWS, SEEDS, plain_images
 from helpers.tiny_pipelines import FAMILIES, NUM_STEPS, build
 from helpers.tiny_schedulers import SCHEDULERS
 
+from gensift.denoising.observer import StepEvent, keep_rows, observe_scheduler
 from gensift.errors import ConfigError
 from samplers.diffusion.attachment import gate_denoisers
 from samplers.diffusion.callback import num_steps_of, observe_steps
-from samplers.diffusion.observer import StepEvent, keep_rows, observe_scheduler
 from samplers.diffusion.row_gate import LiveRows
 
 

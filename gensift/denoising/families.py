@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gensift.errors import ConfigError, DuplicateNameError, UnsupportedPipelineError
 
 _EXAMPLE = (
-    "from samplers.diffusion.families import DenoiserFamily, declare_denoiser; "
+    "from gensift.denoising.families import DenoiserFamily, declare_denoiser; "
     'declare_denoiser(DenoiserFamily(name="my-net", denoiser_class="{denoiser}", '
     'rows=("hidden_states", "timestep", "encoder_hidden_states")))'
 )

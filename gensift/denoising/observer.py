@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from gensift.errors import ConfigError
-from samplers.diffusion.prediction import (
+from gensift.denoising.prediction import (
     SchedulerStep,
     is_flow,
     original_sample_estimate,
     sigma_of,
 )
-from samplers.diffusion.scheduler_rows import copy_history, snapshot, try_step
+from gensift.denoising.scheduler_rows import copy_history, snapshot, try_step
+from gensift.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class StepEvent:
 
     @cached_property
     def sigma(self) -> float:
-        """Noise level of `sample`, see `samplers.diffusion.prediction.sigma_of`."""
+        """Noise level of `sample`, see `gensift.denoising.prediction.sigma_of`."""
         return self._sigma()
 
     @cached_property

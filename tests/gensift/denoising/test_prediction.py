@@ -12,9 +12,9 @@ from helpers.gated_runs import SEEDS, plain_images
 from helpers.tiny_pipelines import FAMILIES, build
 from helpers.tiny_schedulers import SCHEDULERS, VP
 
+from gensift.denoising.observer import StepEvent, observe_scheduler
+from gensift.denoising.prediction import check_scheduler, supported_schedulers
 from gensift.errors import UnsupportedPipelineError
-from samplers.diffusion.observer import StepEvent, observe_scheduler
-from samplers.diffusion.prediction import check_scheduler, supported_schedulers
 
 MEAN, STD = 0.7, 0.5
 NUM_STEPS = 8

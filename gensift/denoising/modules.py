@@ -1,0 +1,98 @@
+"""Finding the denoisers of a pipeline and putting hooks on modules.
+
+The only module of this project that touches names which diffusers does not document.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from diffusers.hooks.hooks import HookRegistry, ModelHook
+from diffusers.utils.torch_utils import get_module_execution_device, unwrap_module
+
+from gensift.denoising.families import DenoiserFamily, denoiser_components, family_of
+from gensift.errors import UnsupportedPipelineError
+
+_numbers = itertools.count()
+
+
+def denoisers_of(pipe: Any) -> list[torch.nn.Module]:
+    """The denoisers of a pipeline, out of any torch.compile wrapper; two for two-expert Wan.
+
+    Raises:
+        UnsupportedPipelineError: there is none.
+    """
+    modules = [unwrapped(getattr(pipe, name, None)) for name in denoiser_components()]
+    found = [module for module in modules if isinstance(module, torch.nn.Module)]
+    if not found:
+        raise UnsupportedPipelineError(
+            f"{type(pipe).__name__} has no denoiser in any of {', '.join(denoiser_components())}. "
+            "Declare it with gensift.denoising.families.declare_denoiser(DenoiserFamily(..., "
+            'components=("attribute",))).'
+        )
+    return found
+
+
+def family_of_pipeline(pipe: Any) -> DenoiserFamily:
+    """The family of the pipeline's denoiser.
+
+    Raises:
+        UnsupportedPipelineError: no denoiser, or one whose class is not declared.
+    """
+    return family_of(denoisers_of(pipe)[0])
+
+
+def execution_device(module: torch.nn.Module) -> torch.device:
+    """Where inputs of the module must lie; offloaded modules are called away from their weights."""
+    device: torch.device = get_module_execution_device(module)
+    return device
+
+
+def move_scheduler(scheduler: Any, step: int) -> None:
+    """Make `step` the next one that a scheduler takes from its table of sigmas, in mid-run.
+
+    Schedulers without such a table (DDIM) go by the timestep alone; nothing is to be done there.
+    """
+    if hasattr(scheduler, "_step_index"):
+        scheduler._step_index = step
+
+
+def unwrapped(module: Any) -> Any:
+    """A module out of its torch.compile wrapper."""
+    return unwrap_module(module)
+
+
+def hooks_on(module: torch.nn.Module) -> list[Any]:
+    """Hooks of diffusers' registry on this very module, the outermost last."""
+    registry = getattr(module, "_diffusers_hook", None)
+    return list(registry.hooks.values()) if registry is not None else []
+
+
+class AttachedHook:
+    """A hook on a module, and the way back; the module is as before once it is removed."""
+
+    def __init__(self, module: torch.nn.Module, hook: ModelHook, kind: str) -> None:
+        """Register `hook` as the outermost one, under a name that begins with `kind`."""
+        self.module, self.hook = module, hook
+        self._name = f"gensift_{kind}_{next(_numbers)}"
+        self._had_forward = "forward" in vars(module)
+        HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, self._name)
+        self._installed = vars(module)["forward"]
+
+    def remove(self) -> None:
+        """Take the hook off, if it is the outermost; below another one it stays."""
+        hooks = hooks_on(self.module)
+        # The registry can only take off its last hook.
+        if not hooks or hooks[-1] is not self.hook:
+            return
+        own = vars(self.module)
+        current = own.get("forward")
+        registry = HookRegistry.check_if_exists_or_initialize(self.module)
+        registry.remove_hook(self._name, recurse=False)
+        if current is None or (current is self._installed and not self._had_forward):
+            own.pop("forward")
+        elif current is not self._installed:
+            # Offloading has rebuilt `forward` since; the registry has just put back a stale one.
+            own["forward"] = current
