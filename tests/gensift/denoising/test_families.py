@@ -7,6 +7,7 @@ import diffusers
 import pytest
 from helpers.tiny_pipelines import FAMILIES, build
 
+from gensift.denoising import families
 from gensift.denoising.families import (
     DenoiserFamily,
     declare_denoiser,
@@ -15,7 +16,6 @@ from gensift.denoising.families import (
 )
 from gensift.denoising.modules import denoisers_of, family_of_pipeline
 from gensift.errors import ConfigError, DuplicateNameError, UnsupportedPipelineError
-from samplers.diffusion import families
 
 
 @pytest.fixture

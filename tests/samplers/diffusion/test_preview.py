@@ -8,10 +8,10 @@ import torch
 from helpers.gated_runs import SEEDS
 from helpers.tiny_pipelines import FAMILIES, IMAGE_SIDE, build
 
+from gensift.denoising import families
 from gensift.denoising.families import DenoiserFamily, declare_denoiser
 from gensift.denoising.observer import StepEvent, observe_scheduler
 from gensift.errors import ConfigError, UnsupportedPipelineError
-from samplers.diffusion import families
 from samplers.diffusion.preview import Previewer
 
 TOLERANCE = 1e-5

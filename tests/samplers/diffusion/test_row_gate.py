@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers.hooks.hooks import HookRegistry
 
+from gensift.denoising import families
 from gensift.denoising.families import DenoiserFamily, declare_denoiser
 from gensift.errors import ConfigError, DeviceError, UnsupportedPipelineError
-from samplers.diffusion import families
 from samplers.diffusion.row_gate import LiveRows, RowGate
 
 
