@@ -9,7 +9,7 @@ import itertools
 from typing import Any
 
 import torch
-from diffusers.hooks.hooks import HookRegistry, ModelHook
+from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
 from diffusers.utils.torch_utils import get_module_execution_device, unwrap_module
 
 from gensift.denoising.families import DenoiserFamily, denoiser_components, family_of
@@ -96,3 +96,29 @@ class AttachedHook:
         elif current is not self._installed:
             # Offloading has rebuilt `forward` since; the registry has just put back a stale one.
             own["forward"] = current
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether a call of the module still comes by the hook."""
+        hooks = hooks_on(self.module)
+        if not hooks or self.hook not in hooks:
+            return False
+        if hooks[-1] is not self.hook:
+            return True
+        own = vars(self.module)
+        # Model offloading wraps `forward` anew after each call, around what it found at first.
+        return self._installed in (own.get("forward"), own.get("_old_forward"))
+
+
+class ContextName(StateManager):  # type: ignore[misc]
+    """Attribute of a stateful hook by which it learns the name given to `cache_context`."""
+
+    def __init__(self) -> None:
+        super().__init__(BaseState)
+
+    @property
+    def name(self) -> str | None:
+        """The pipeline's name for the present call, "cond" or "uncond" mostly; None without one."""
+        # diffusers 0.40 keeps the name itself, later releases a record of it.
+        context = getattr(self, "_context", None) or getattr(self, "_current_context", None)
+        return context if isinstance(context, str) else getattr(context, "name", None)

@@ -64,9 +64,8 @@ def call_defaults(pipeline: Any) -> dict[str, Any]:
 
     Read from the folder's `gensift.json`; empty for models without one.
     """
-    folder = _model_folder_of(pipeline)
-    file = folder / CALL_DEFAULTS
-    if not (folder / "model_index.json").is_file() or not file.is_file():
+    folder = model_folder_of(pipeline)
+    if folder is None or not (file := folder / CALL_DEFAULTS).is_file():
         return {}
     try:
         defaults: dict[str, Any] = dict(json.loads(file.read_text()))
@@ -89,12 +88,10 @@ def load_preview_decoder(pipeline: Any, spec: str) -> Any:
     if spec == "vae":
         return None
     if spec == "auto":
-        model = _model_folder_of(pipeline)
-        folder = model / PREVIEW_DECODER
-        # A pipeline without a folder of its own takes nothing from the current one.
-        if not (model / "model_index.json").is_file() or not (folder / "config.json").is_file():
+        model = model_folder_of(pipeline)
+        if model is None or not (model / PREVIEW_DECODER / "config.json").is_file():
             return None
-        spec = str(folder)
+        spec = str(model / PREVIEW_DECODER)
     decoder = _read_preview_decoder(spec, pipeline.vae.dtype, str(_device_of(pipeline)))
     config = pipeline.vae.config
     wanted = config.get("latent_channels", config.get("z_dim"))  # video VAEs say z_dim
@@ -132,8 +129,11 @@ def _device_of(pipeline: Any) -> Any:
     return getattr(pipeline, "_execution_device", None) or pipeline.device
 
 
-def _model_folder_of(pipeline: Any) -> Path:
-    return Path(str(getattr(pipeline, "config", {}).get("_name_or_path") or "."))
+def model_folder_of(pipeline: Any) -> Path | None:
+    """The folder that a pipeline was loaded from; None for one that was put together or fetched."""
+    folder = Path(str(getattr(pipeline, "config", {}).get("_name_or_path") or "."))
+    # A pipeline without a folder of its own takes nothing from the current one.
+    return folder if (folder / "model_index.json").is_file() else None
 
 
 def resolve_device(name: str) -> str:

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from diffusers.hooks.hooks import ModelHook
 
+from gensift.denoising.arguments import bind_arguments
 from gensift.denoising.families import DenoiserFamily, family_of
 from gensift.denoising.row_selection import RowSelection, merge_rows, select_nested, select_rows
+from gensift.denoising.rows_in_call import RowsInCall, WholeCall, running_rows
 from gensift.errors import ConfigError, DeviceError, UnsupportedPipelineError
 
 OnSelect = Callable[[Sequence[int]], None]
@@ -129,9 +131,9 @@ class RowGate(ModelHook):  # type: ignore[misc]
             UnsupportedPipelineError: the class is not declared, or not with its real arguments.
         """
         self._family: DenoiserFamily = family_of(module)
-        self._signature = inspect.signature(type(module).forward)
-        if self._family.leading not in self._signature.parameters:
-            taken = ", ".join(list(self._signature.parameters)[1:])
+        parameters = inspect.signature(type(module).forward).parameters
+        if self._family.leading not in parameters:
+            taken = ", ".join(list(parameters)[1:])
             raise UnsupportedPipelineError(
                 f"Family {self._family.name!r} declares the argument {self._family.leading!r}, but "
                 f"{type(module).__name__}.forward takes {taken}. Declare those that are batched."
@@ -152,31 +154,20 @@ class RowGate(ModelHook):  # type: ignore[misc]
         denoise: Callable[..., Any] = self.fn_ref.original_forward
         if self.is_closed:
             return denoise(*args, **kwargs)
-        arguments = self._bind(module, args, kwargs)
+        arguments = bind_arguments(module, args, kwargs)
         num_call_rows = len(arguments[self._family.leading])
         groups = self._groups(num_call_rows)
+        call = WholeCall(num_call_rows, self.live.num_rows)
         if self.live.is_full and self._fits(num_call_rows):
             try:
-                output = denoise(*args, **kwargs)
+                with running_rows(RowsInCall(call, tuple(range(num_call_rows)))):
+                    output = denoise(*args, **kwargs)
             except torch.OutOfMemoryError as error:
                 self._lower_max_rows(num_call_rows, error)
             else:
                 self._count(num_call_rows)
                 return output
-        return self._run_live(denoise, arguments, num_call_rows, groups)
-
-    def _bind(
-        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Arguments by name; keywords only, as LoRA scales are looked up among keywords."""
-        bound = self._signature.bind(module, *args, **kwargs)
-        arguments: dict[str, Any] = {}
-        for name, value in list(bound.arguments.items())[1:]:
-            if self._signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-                arguments.update(value)
-            else:
-                arguments[name] = value
-        return arguments
+        return self._run_live(denoise, arguments, call, groups)
 
     def _groups(self, num_call_rows: int) -> int:
         # Recomputed per call: skip-layer guidance and truncated guidance change it in mid-run.
@@ -197,7 +188,7 @@ class RowGate(ModelHook):  # type: ignore[misc]
         self,
         denoise: Callable[..., Any],
         arguments: dict[str, Any],
-        num_call_rows: int,
+        call: WholeCall,
         groups: int,
     ) -> Any:
         size = self.live.num_rows
@@ -207,14 +198,15 @@ class RowGate(ModelHook):  # type: ignore[misc]
         while start < len(live):
             rows = RowSelection(live[start : start + (self.max_rows or len(live))])
             try:
-                output = denoise(**self._gather(arguments, num_call_rows, rows))
+                with running_rows(RowsInCall(call, rows.rows)):
+                    output = denoise(**self._gather(arguments, call.num_rows, rows))
             except torch.OutOfMemoryError as error:
                 self._lower_max_rows(len(rows), error)
                 continue
             self._count(len(rows))
             outputs.append(output)
             start += len(rows)
-        return merge_rows(outputs, self._source_of_rows(live, num_call_rows), len(live))
+        return merge_rows(outputs, self._source_of_rows(live, call.num_rows), len(live))
 
     def _gather(
         self, arguments: dict[str, Any], num_call_rows: int, rows: RowSelection

@@ -1,0 +1,262 @@
+"""What every cache is: hooks on the denoisers of a pipeline, kept in step by its scheduler."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from diffusers.hooks.hooks import ModelHook
+
+from caches.call import CachedCall, CallLedger
+from caches.clock import StepClock
+from gensift.denoising.arguments import bind_arguments
+from gensift.denoising.families import DenoiserFamily, family_of
+from gensift.denoising.modules import AttachedHook, ContextName, denoisers_of, hooks_on
+from gensift.denoising.rows_in_call import rows_in_call
+from gensift.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What an attached cache did so far.
+
+    Attributes:
+        runs: generations begun.
+        computed: evaluations that ran, in rows (of the denoiser, or of its sub-blocks).
+        reused: evaluations that the cache answered, in rows.
+        refused: rows that the schedule would have reused but that were computed, because their row,
+            shape or step gave rise to doubt.
+        num_bytes: memory that the cache holds now, bytes.
+    """
+
+    runs: int
+    computed: int
+    reused: int
+    refused: int
+    num_bytes: int
+
+    @property
+    def reused_share(self) -> float:
+        """Share of the evaluations that were reused."""
+        return self.reused / max(1, self.computed + self.reused)
+
+
+@dataclass
+class Tally:
+    """Counts of rows, see `CacheReport`."""
+
+    computed: int = field(default=0)
+    reused: int = field(default=0)
+    refused: int = field(default=0)
+
+
+class DenoiserCache(ABC):
+    """What a cache keeps of one denoiser, and how it answers for it."""
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+
+    @abstractmethod
+    def run(
+        self,
+        call: CachedCall,
+        arguments: Callable[[], dict[str, Any]],
+        denoise: Callable[[], Any],
+    ) -> Any:
+        """The denoiser's output for some rows.
+
+        Args:
+            call: step, context and rows.
+            arguments: returns the denoiser's arguments by name.
+            denoise: runs the denoiser as it is.
+        """
+
+    @abstractmethod
+    def select(self, sources: Mapping[int, int], num_candidates: int) -> None:
+        """See `Cache.select`."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Forget everything."""
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """Memory held, bytes."""
+
+    def detach(self) -> None:
+        """Take off hooks of its own; most have none."""
+        return
+
+
+class CacheHook(ModelHook):  # type: ignore[misc]
+    """Hook on the root of a denoiser: finds out what call this is and lets the cache answer."""
+
+    # diffusers tells only stateful hooks the name of the context.
+    _is_stateful = True
+
+    def __init__(self, cache: Cache, part: DenoiserCache) -> None:
+        super().__init__()
+        self.cache, self.part = cache, part
+        self.ledger = CallLedger()
+        self.is_off = False
+        self._context = ContextName()
+
+    def initialize_hook(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Refuse denoisers that are not declared."""
+        self._family: DenoiserFamily = family_of(module)
+        return module
+
+    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Stand in for `module.forward`."""
+        plain = self.fn_ref.original_forward
+        if self.is_off:
+            return plain(*args, **kwargs)
+        arguments = bind_arguments(module, args, kwargs)
+        clock = self.cache.clock
+        call = self.ledger.enter(
+            clock.step_index if clock.is_running else None,
+            self._context.name,
+            rows_in_call(len(arguments[self._family.leading])),
+        )
+        return self.part.run(call, lambda: arguments, lambda: plain(*args, **kwargs))
+
+    def reset_state(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Called by diffusers at the end of a pipeline call."""
+        self.clear()
+        return module
+
+    def select(self, sources: Mapping[int, int], num_candidates: int) -> None:
+        """See `Cache.select`."""
+        self.ledger.select(dict(sources), num_candidates)
+        self.part.select(sources, num_candidates)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.ledger.clear()
+        self.part.clear()
+
+
+class Cache(ABC):
+    """A feature cache: attached to a pipeline it answers some of the denoiser's evaluations.
+
+    What was kept is forgotten at the start of every run, when the scheduler makes its schedule. A
+    row is only given what was kept of that very row one step ago; in doubt the denoiser runs.
+    """
+
+    name: ClassVar[str]
+    clock: StepClock
+
+    def __init__(self) -> None:
+        self._attached: list[AttachedHook] = []
+        self._tally = Tally()
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it is on a pipeline now."""
+        return bool(self._attached)
+
+    def attach(self, pipe: Any) -> None:
+        """Put the cache on a pipeline; on failure the pipeline is as before.
+
+        Raises:
+            ConfigError: it is attached already, the pipeline has a cache, or it is not made for it.
+            UnsupportedPipelineError: the denoiser is not declared, or has nothing to hook.
+        """
+        if self.is_attached:
+            raise ConfigError(f"This {self.name} is attached already; detach it, or make another.")
+        denoisers = denoisers_of(pipe)
+        for module in denoisers:
+            _refuse_second(module)
+        self.check(pipe)
+        self._pipe = pipe
+        self.clock = StepClock(pipe.scheduler, self._begin)
+        try:
+            for module in denoisers:
+                hook = CacheHook(self, self.make_part(module))
+                self._attached.append(AttachedHook(module, hook, "cache"))
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        """Take the cache off; the pipeline is as it was before.
+
+        Raises:
+            ConfigError: a search is at work on the pipeline.
+        """
+        self.clock.stop()
+        for attached in reversed(self._attached):
+            attached.hook.is_off = True
+            attached.remove()
+            attached.hook.part.detach()
+        self._attached = []
+
+    def reset(self) -> None:
+        """Forget what was kept."""
+        for hook in self._hooks():
+            hook.clear()
+
+    def select(self, sources: Mapping[int, int], num_candidates: int) -> None:
+        """Follow a search that prunes or branches: row `r` goes on from the row `sources[r]`.
+
+        Args:
+            sources: for each row that is alive from now on, the row it continues.
+            num_candidates: rows of the search, dead ones included.
+        """
+        for hook in self._hooks():
+            hook.select(sources, num_candidates)
+
+    def report(self) -> CacheReport:
+        """What the cache did since it was attached."""
+        tally = self._tally
+        held = sum(hook.part.num_bytes for hook in self._hooks())
+        return CacheReport(
+            self.clock.runs, tally.computed, tally.reused, tally.refused, num_bytes=held
+        )
+
+    def ensure_attached(self) -> None:
+        """Put hooks on again that offloading has dropped; called where a run begins."""
+        for index, attached in enumerate(self._attached):
+            if not attached.is_reached:
+                hook = attached.hook
+                attached.remove()
+                self._attached[index] = AttachedHook(attached.module, hook, "cache")
+
+    def check(self, pipe: Any) -> None:
+        """Refuse a pipeline that this cache is not made for."""
+        return
+
+    def begin(self) -> None:
+        """Called when a schedule was made; a cache may still change it."""
+        return
+
+    @abstractmethod
+    def make_part(self, module: torch.nn.Module) -> DenoiserCache:
+        """The part of this cache that answers for one denoiser."""
+
+    def _begin(self) -> None:
+        self.reset()
+        self.ensure_attached()
+        self.begin()
+
+    def _hooks(self) -> list[CacheHook]:
+        return [attached.hook for attached in self._attached]
+
+
+def cache_of(pipe: Any) -> Cache | None:
+    """The cache that is on a pipeline now, or None."""
+    for module in denoisers_of(pipe):
+        for hook in hooks_on(module):
+            if isinstance(hook, CacheHook) and not hook.is_off:
+                return hook.cache
+    return None
+
+
+def _refuse_second(module: torch.nn.Module) -> None:
+    own = any(isinstance(hook, CacheHook) and not hook.is_off for hook in hooks_on(module))
+    if own or getattr(module, "is_cache_enabled", False):
+        raise ConfigError(f"{type(module).__name__} has a cache already; call disable_cache first.")

@@ -1,0 +1,1 @@
+"""ERTACache: whole denoiser evaluations reused by a calibrated schedule, and their error mended."""

@@ -1,0 +1,242 @@
+"""Recording what reuse would cost: one uncached run per prompt, every lag at once.
+
+Only running sums are kept, and the outputs of the last few steps; never all latents.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caches.body import Body
+from caches.cache import Cache, DenoiserCache
+from caches.call import CachedCall
+from caches.ertacache.cache import branch_of, move_steps, scheduled_sigmas
+from caches.ertacache.config import ERTACacheConfig, ResidualMode
+from caches.ertacache.outputs import as_tensor, channel_dim, matching, prediction_in
+from caches.planning.rectification import Moments
+from gensift.denoising.families import family_of
+from gensift.errors import UnsupportedPipelineError
+
+# (mode, branch, anchor step, step)
+MomentKey = tuple[ResidualMode, str, int, int]
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass
+class ReuseStatistics:
+    """What reusing step a at step t would cost, summed over prompts and branches.
+
+    Attributes:
+        num_steps: of the schedule.
+        fitted: moments of reused outputs and their errors, of the prompts to fit on.
+        held_out: the same of the other prompts.
+        latents: shape of one row of the denoiser's input.
+        sigmas: noise levels of the schedule.
+        groups: guidance groups per denoiser call.
+    """
+
+    num_steps: int
+    latents: tuple[int, ...] = ()
+    sigmas: tuple[float, ...] = ()
+    groups: int = 1
+    fitted: dict[MomentKey, Moments] = field(default_factory=dict)
+    held_out: dict[MomentKey, Moments] = field(default_factory=dict)
+    _errors: dict[ResidualMode, Array] = field(default_factory=dict)
+    _shares: dict[ResidualMode, Array] = field(default_factory=dict)
+    _counts: dict[ResidualMode, Array] = field(default_factory=dict)
+
+    @property
+    def modes(self) -> tuple[ResidualMode, ...]:
+        """The kinds of residual that were measured."""
+        return tuple(self._errors)
+
+    def cost(self, mode: ResidualMode) -> Array:
+        """Mean relative L1 error `(steps, steps)` of reusing step a (row) at step t (column).
+
+        Relative to the increment (output minus input) of step t, for every mode; infinite where it
+        was not measured.
+        """
+        return self._mean(self._errors, mode)
+
+    def step_shares(self, mode: ResidualMode) -> Array:
+        """Mean share phi `(steps, steps)` of its length that a reused step deserves."""
+        return self._mean(self._shares, mode)
+
+    def add(
+        self, mode: ResidualMode, anchor: int, step: int, errors: Tensor, shares: Tensor
+    ) -> None:
+        """Add one call's rows: `errors` and `shares` are float `(rows,)`."""
+        for table, values in ((self._errors, errors), (self._shares, shares)):
+            sums = table.setdefault(mode, np.zeros((self.num_steps, self.num_steps)))
+            sums[anchor, step] += float(values.double().sum())
+        counts = self._counts.setdefault(mode, np.zeros((self.num_steps, self.num_steps)))
+        counts[anchor, step] += len(errors)
+
+    def _mean(self, table: Mapping[ResidualMode, Array], mode: ResidualMode) -> Array:
+        counts = self._counts[mode]
+        return np.where(counts > 0, table[mode] / np.maximum(counts, 1), np.inf)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """An evaluation that was made."""
+
+    step: int
+    prediction: Tensor
+    residuals: Mapping[ResidualMode, Tensor]
+
+
+class ReuseRecorder(Cache):
+    """Reuses nothing, and measures what reuse would have cost.
+
+    Attributes:
+        statistics: the sums so far; None before the first run.
+        num_prompts: prompts of the present pipeline call, one row each per guidance group.
+        first_prompt: number of the first of them; even numbers are fitted, odd ones held out.
+    """
+
+    name = "ertacache recorder"
+
+    def __init__(self, max_reuse: int, moved: ERTACacheConfig | None = None) -> None:
+        """Measure lags up to `max_reuse`, on the schedule as it is or as `moved` moves it."""
+        super().__init__()
+        self.max_reuse = max_reuse
+        self.moved = moved
+        self.statistics: ReuseStatistics | None = None
+        self.num_prompts = self.first_prompt = 0
+
+    def begin(self) -> None:
+        """See `Cache.begin`."""
+        if self.statistics is None:
+            self.statistics = ReuseStatistics(
+                self.clock.num_steps, sigmas=scheduled_sigmas(self.clock.scheduler)
+            )
+        if self.moved is not None and self.moved.step_shares:
+            move_steps(self.clock.scheduler, self.moved)
+
+    def make_part(self, module: torch.nn.Module) -> DenoiserCache:
+        """See `Cache.make_part`."""
+        return _Recorder(self, module)
+
+
+class _Recorder(DenoiserCache):
+    def __init__(self, recorder: ReuseRecorder, module: torch.nn.Module) -> None:
+        super().__init__(recorder._tally)
+        self._recorder = recorder
+        self._leading = family_of(module).leading
+        try:
+            self._body: Body | None = Body(module)
+        except UnsupportedPipelineError:  # no blocks that are known: the other modes remain
+            self._body = None
+        self._past: dict[Any, deque[_Past]] = {}
+
+    def run(
+        self,
+        call: CachedCall,
+        arguments: Callable[[], dict[str, Any]],
+        denoise: Callable[[], Any],
+    ) -> Any:
+        """See `DenoiserCache.run`."""
+        self.tally.computed += len(call.rows.rows)
+        if self._body is None:
+            output, body = denoise(), None
+        else:
+            output, body = self._body.run(denoise)
+        latents = as_tensor(arguments()[self._leading])
+        prediction = as_tensor(prediction_in(output))
+        if call.step_index is None or latents is None or prediction is None:
+            raise UnsupportedPipelineError(
+                "This pipeline cannot be recorded: its rows differ in size, or it denoises "
+                "outside of its scheduler's loop. Give prompts one by one, of equal length."
+            )
+        prediction = prediction.float()
+        increment = prediction - matching(latents, prediction)
+        residuals: dict[ResidualMode, Tensor] = {"increment": increment, "output": prediction}
+        if body is not None:
+            residuals["body"] = body
+        past = self._past.setdefault(call.context, deque(maxlen=self._recorder.max_reuse))
+        for earlier in past:
+            self._measure(call, earlier, past[-1], latents, prediction, denoise)
+        past.append(_Past(call.step_index, prediction, residuals))
+        return output
+
+    def select(self, sources: Mapping[int, int], num_candidates: int) -> None:
+        """Recording runs under no search."""
+
+    def clear(self) -> None:
+        """See `DenoiserCache.clear`."""
+        self._past.clear()
+
+    @property
+    def num_bytes(self) -> int:
+        """See `DenoiserCache.num_bytes`; not counted."""
+        return 0
+
+    def detach(self) -> None:
+        """See `DenoiserCache.detach`."""
+        if self._body is not None:
+            self._body.detach()
+
+    def _measure(
+        self,
+        call: CachedCall,
+        earlier: _Past,
+        latest: _Past,
+        latents: Tensor,
+        prediction: Tensor,
+        denoise: Callable[[], Any],
+    ) -> None:
+        statistics, step = self._recorder.statistics, call.step_index
+        assert statistics is not None and step is not None
+        statistics.latents = tuple(latents.shape[1:])
+        own = matching(latents, prediction)
+        norm = _row_sums(prediction - own)
+        travelled = _row_sums(prediction - latest.prediction)
+        for mode, residual in earlier.residuals.items():
+            if mode == "body":
+                assert self._body is not None
+                skipped = as_tensor(prediction_in(self._body.skip(denoise, residual)))
+                assert skipped is not None
+                reused = skipped.float()
+            else:
+                reused = residual + own if mode == "increment" else residual
+            error = reused - prediction
+            size = _row_sums(error)
+            # Where nothing changes between steps, reuse is exact and deserves the whole step.
+            share = torch.where(size > 0, 1 - size / travelled.clamp(min=1e-12), 1.0).clamp(0, 1)
+            statistics.add(mode, earlier.step, step, size / norm.clamp(min=1e-12), share)
+            self._add_moments(statistics, mode, earlier.step, call, reused, error)
+
+    def _add_moments(
+        self,
+        statistics: ReuseStatistics,
+        mode: ResidualMode,
+        anchor: int,
+        call: CachedCall,
+        reused: Tensor,
+        error: Tensor,
+    ) -> None:
+        whole, recorder = call.rows.call, self._recorder
+        statistics.groups = max(1, whole.num_rows // max(1, recorder.num_prompts))
+        dim = channel_dim(reused)
+        for index, row in enumerate(call.rows.rows):
+            branch = branch_of(call.branch, row, whole.num_rows, statistics.groups)
+            prompt = recorder.first_prompt + row % max(1, recorder.num_prompts)
+            table = statistics.held_out if prompt % 2 else statistics.fitted
+            pair = (
+                tensor[index].movedim(dim - 1, 0).flatten(1).cpu() for tensor in (reused, error)
+            )
+            values, errors = (part.numpy() for part in pair)
+            key = (mode, branch or call.branch, anchor, call.step_index or 0)
+            table.setdefault(key, Moments.empty(len(values))).add(values, errors)
+
+
+def _row_sums(values: Tensor) -> Tensor:
+    return values.abs().flatten(1).sum(1)

@@ -1,0 +1,91 @@
+"""How far cached runs end from uncached ones, and how much faster they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from caches.cache import Cache
+from gensift.pipelines.loading import call_defaults
+from gensift.randomness import candidate_seed, make_generators
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pipeline made of some prompts.
+
+    Attributes:
+        latents: float32 `(prompts, ...)`, as the pipeline would decode them.
+        seconds: wall time of the denoising, all prompts together.
+    """
+
+    latents: Tensor
+    seconds: float
+
+    def error_of(self, other: Outcome) -> float:
+        """Mean over prompts of the L2 distance of `other` to this, relative to its own size."""
+        distance = (other.latents - self.latents).flatten(1).norm(dim=1)
+        return float((distance / self.latents.flatten(1).norm(dim=1)).mean())
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Runs of a pipeline on prompts, each with a seed of its own, up to the last latents.
+
+    Attributes:
+        pipe: a diffusers pipeline.
+        arguments: of its call, such as `num_inference_steps`.
+        batch_prompts: prompts per call.
+        seed: base of the seeds.
+    """
+
+    pipe: Any
+    arguments: Mapping[str, Any]
+    batch_prompts: int = 4
+    seed: int = 0
+
+    def run(
+        self,
+        prompts: Sequence[str],
+        cache: Cache | None = None,
+        *,
+        on_batch: Callable[[int, int], None] = lambda first, count: None,
+    ) -> Outcome:
+        """Denoise `prompts`, with `cache` attached meanwhile if there is one.
+
+        Args:
+            prompts: what to draw.
+            cache: put on for these runs; taken off again whatever happens.
+            on_batch: told before each call of the number of its first prompt, and how many.
+        """
+        if cache is not None:
+            cache.attach(self.pipe)
+        try:
+            return self._run(prompts, on_batch)
+        finally:
+            if cache is not None:
+                cache.detach()
+
+    def _run(self, prompts: Sequence[str], on_batch: Callable[[int, int], None]) -> Outcome:
+        parts: list[Tensor] = []
+        start = time.perf_counter()
+        for first in range(0, len(prompts), self.batch_prompts):
+            texts = list(prompts[first : first + self.batch_prompts])
+            on_batch(first, len(texts))
+            parts.append(self._latents(texts, first))
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return Outcome(torch.cat(parts).float().cpu(), time.perf_counter() - start)
+
+    def _latents(self, prompts: list[str], first: int) -> Tensor:
+        seeds = [candidate_seed(self.seed, first + i, 0) for i in range(len(prompts))]
+        arguments = call_defaults(self.pipe) | dict(self.arguments) | {"output_type": "latent"}
+        with torch.no_grad():
+            output = self.pipe(prompt=prompts, generator=make_generators(seeds), **arguments)
+        latents = output[0] if isinstance(output, tuple) else next(iter(output.values()))
+        return latents if isinstance(latents, Tensor) else torch.stack(list(latents))

@@ -1,0 +1,189 @@
+"""Profiles: files that hold a calibrated cache and what it was calibrated on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gensift import __version__
+from gensift.config import from_dict, to_dict
+from gensift.conversion import strict_json
+from gensift.denoising.modules import denoisers_of
+from gensift.errors import ConfigError
+from gensift.files import write_atomically
+
+FORMAT = "gensift-cache-1"
+# Keys of a model's config that do not change what it computes.
+_BOOKKEEPING = ("_name_or_path", "_diffusers_version", "_class_name")
+_SIGMA_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What a cache was calibrated on.
+
+    Attributes:
+        denoiser: class name.
+        denoiser_config: hash of its config.
+        scheduler: class name.
+        num_steps: length of the schedule.
+        sigmas: noise levels of the schedule before any adjustment; empty where it has none.
+        guidance_scale: of the pipeline call; None where the pipeline does not tell.
+        latents: shape of one row of the denoiser's input.
+        gensift: version of this library.
+        diffusers: version of diffusers.
+    """
+
+    denoiser: str
+    denoiser_config: str
+    scheduler: str
+    num_steps: int
+    sigmas: tuple[float, ...] = ()
+    guidance_scale: float | None = None
+    latents: tuple[int, ...] = ()
+    gensift: str = __version__
+    diffusers: str = ""
+
+    def check_pipeline(self, pipe: Any) -> None:
+        """Refuse another model or scheduler than the one calibrated on.
+
+        Raises:
+            ConfigError: they differ.
+        """
+        denoiser = denoisers_of(pipe)[0]
+        there = {
+            "the denoiser": (self.denoiser, type(denoiser).__name__),
+            "the denoiser's config": (self.denoiser_config, config_hash(denoiser)),
+            "the scheduler": (self.scheduler, type(pipe.scheduler).__name__),
+        }
+        for what, (calibrated, found) in there.items():
+            if calibrated != found:
+                raise ConfigError(
+                    f"This cache was calibrated on another model: {what} is {found}, was "
+                    f"{calibrated}. Calibrate it for this pipeline (`gensift calibrate`)."
+                )
+        if self.diffusers != version("diffusers"):
+            warnings.warn(
+                f"This cache was calibrated with diffusers {self.diffusers}, here is "
+                f"{version('diffusers')}; calibrate again if pictures look worse.",
+                stacklevel=2,
+            )
+
+    def warn_of_run(
+        self,
+        sigmas: tuple[float, ...],
+        guidance_scale: float | None,
+        latents: tuple[int, ...] | None,
+    ) -> None:
+        """Warn where a run differs from those calibrated on, at equal numbers of steps."""
+        differences = []
+        if len(sigmas) == len(self.sigmas) and any(
+            abs(here - there) > _SIGMA_TOLERANCE
+            for here, there in zip(sigmas, self.sigmas, strict=True)
+        ):
+            differences.append("the noise levels of the schedule")
+        if None not in (guidance_scale, self.guidance_scale) and (
+            guidance_scale != self.guidance_scale
+        ):
+            differences.append(f"guidance_scale ({guidance_scale}, was {self.guidance_scale})")
+        if latents is not None and self.latents and latents != self.latents:
+            differences.append(f"the size of the latents ({latents}, was {self.latents})")
+        if differences:
+            warnings.warn(
+                f"This cache was calibrated with other {', '.join(differences)}; its error is not "
+                "known here. Calibrate it for this setting.",
+                stacklevel=2,
+            )
+
+
+def fingerprint_of(
+    pipe: Any,
+    *,
+    num_steps: int,
+    sigmas: tuple[float, ...],
+    guidance_scale: float | None,
+    latents: tuple[int, ...],
+) -> Fingerprint:
+    """The fingerprint of a pipeline and a kind of run."""
+    denoiser = denoisers_of(pipe)[0]
+    return Fingerprint(
+        denoiser=type(denoiser).__name__,
+        denoiser_config=config_hash(denoiser),
+        scheduler=type(pipe.scheduler).__name__,
+        num_steps=num_steps,
+        sigmas=sigmas,
+        guidance_scale=guidance_scale,
+        latents=latents,
+        diffusers=version("diffusers"),
+    )
+
+
+def config_hash(model: Any) -> str:
+    """Hash of a diffusers model's config, whatever folder it came from."""
+    kept = {k: v for k, v in dict(model.config).items() if k not in _BOOKKEEPING}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The content of a profile file.
+
+    Attributes:
+        cache: name of the kind of cache.
+        fingerprint: what it was calibrated on.
+        config: fields of the cache's config class.
+        report: what calibration measured, for people to read.
+    """
+
+    cache: str
+    fingerprint: Fingerprint
+    config: Mapping[str, Any]
+    report: Mapping[str, Any]
+
+
+def write_profile(path: str | Path, profile: Profile) -> None:
+    """Write a profile; the file appears complete or not at all."""
+    content = {"format": FORMAT, **to_dict(profile)}
+    write_atomically(Path(path), (strict_json(content, indent=1) + "\n").encode())
+
+
+def read_profile(path: str | Path, cache: str | None = None) -> Profile:
+    """Read a profile, one of the kind `cache` if given.
+
+    Raises:
+        ConfigError: no such file, no profile, or one of another kind.
+    """
+    file = Path(path)
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"Cache profile {str(file)!r} cannot be read ({error}); give a file that `gensift "
+            "calibrate` wrote."
+        ) from error
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise ConfigError(
+            f"{str(file)!r} is no cache profile of the format {FORMAT}; give a file that `gensift "
+            "calibrate` wrote."
+        )
+    try:
+        profile = Profile(
+            cache=content["cache"],
+            fingerprint=from_dict(Fingerprint, content["fingerprint"]),
+            config=content["config"],
+            report=content.get("report", {}),
+        )
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"Cache profile {str(file)!r} is damaged: {error} is missing.") from error
+    if cache is not None and profile.cache != cache:
+        raise ConfigError(
+            f"{str(file)!r} is a profile of {profile.cache!r}, not of {cache!r}; give that name."
+        )
+    return profile

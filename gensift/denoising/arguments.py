@@ -1,0 +1,35 @@
+"""Reading the arguments of a denoiser call by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+
+
+def bind_arguments(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments of a call of `module` by name, all of which may be given as keywords.
+
+    LoRA scales are looked up among keywords. The signature is that of the class, as hooks hide the
+    one of the module.
+    """
+    cls: Any = type(module)
+    signature = _signature(cls)
+    bound = signature.bind(module, *args, **kwargs)
+    arguments: dict[str, Any] = {}
+    for name, value in list(bound.arguments.items())[1:]:
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(value)
+        else:
+            arguments[name] = value
+    return arguments
+
+
+@cache
+def _signature(cls: Any) -> inspect.Signature:
+    return inspect.signature(cls.forward)
