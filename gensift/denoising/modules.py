@@ -64,6 +64,12 @@ def unwrapped(module: Any) -> Any:
     return unwrap_module(module)
 
 
+def feed_forward_chunk(block: torch.nn.Module) -> int | None:
+    """Chunk size of a block that calls its feed-forward once per chunk; None where it does not."""
+    chunk: int | None = getattr(block, "_chunk_size", None)
+    return chunk
+
+
 def hooks_on(module: torch.nn.Module) -> list[Any]:
     """Hooks of diffusers' registry on this very module, the outermost last."""
     registry = getattr(module, "_diffusers_hook", None)
