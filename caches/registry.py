@@ -11,3 +11,4 @@ if TYPE_CHECKING:
 
 CACHES: Registry[type[Cache]] = Registry("cache", "gensift.caches")
 CACHES.register("ertacache", "caches.ertacache.cache:ERTACache")
+CACHES.register("bac", "caches.bac.cache:BAC")

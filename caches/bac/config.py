@@ -1,0 +1,107 @@
+"""What a calibrated BAC is made of."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from caches.profile import Fingerprint, read_profile
+from gensift.config import check, from_dict, option
+from gensift.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitSchedule:
+    """When one sub-block is computed.
+
+    Attributes:
+        unit: its stable name, such as "transformer_blocks.0.attn".
+        updates: steps at which it is computed, rising from 0.
+    """
+
+    unit: str
+    updates: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BACConfig:
+    """Schedules of sub-blocks to reuse, as `gensift calibrate` finds them.
+
+    Source: BAC (arXiv 2506.13456).
+
+    Attributes:
+        fingerprint: what it was calibrated on; None where it was written by hand.
+    """
+
+    num_steps: int = option(minimum=1, help="denoiser evaluations per context of the loop")
+    schedules: tuple[UnitSchedule, ...] = option(help="when each sub-block is computed")
+    other_steps: Literal["warn", "refuse"] = option(
+        "warn",
+        choices=("warn", "refuse"),
+        help="with another number of steps: interpolate with a warning, or refuse",
+    )
+    fingerprint: Fingerprint | None = field(default=None, metadata={"help": ""})
+
+    def __post_init__(self) -> None:
+        check(self, self.problems())
+
+    def problems(self) -> Iterator[str]:
+        """Faults between options, one phrase each."""
+        names = [item.unit for item in self.schedules]
+        if len(set(names)) < len(names):
+            yield "`schedules` names a sub-block twice"
+        if not names:
+            yield "`schedules` is empty; name at least one sub-block"
+        for item in self.schedules:
+            steps = list(item.updates)
+            rises = steps == sorted(set(steps)) and steps[:1] == [0]
+            if not rises or steps[-1] >= self.num_steps:
+                yield f"{item.unit} is updated at {steps}; give rising steps from 0 below the end"
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> BACConfig:
+        """Read a profile that `gensift calibrate` wrote.
+
+        Raises:
+            ConfigError: no such file, of another kind, or damaged.
+        """
+        profile = read_profile(path, "bac")
+        return replace(from_dict(cls, profile.config), fingerprint=profile.fingerprint)
+
+    def with_steps(self, num_steps: int) -> BACConfig:
+        """The same schedules for another number of steps, each from the nearest in the loop.
+
+        Raises:
+            ConfigError: `other_steps` says to refuse.
+        """
+        if num_steps == self.num_steps:
+            return self
+        told = f"This bac was calibrated for {self.num_steps} steps, the run has {num_steps}"
+        if self.other_steps == "refuse":
+            raise ConfigError(f"{told}; calibrate for that number, or run {self.num_steps}.")
+        warnings.warn(
+            f"{told}: its schedules are interpolated, at an error that nobody measured. Calibrate "
+            "for that number to be sure.",
+            stacklevel=2,
+        )
+        scale = (self.num_steps - 1) / max(1, num_steps - 1)
+        nearest = [round(step * scale) for step in range(num_steps)]
+        schedules = tuple(
+            UnitSchedule(
+                unit=item.unit,
+                updates=tuple(
+                    s for s in range(num_steps) if s == 0 or nearest[s] in set(item.updates)
+                ),
+            )
+            for item in self.schedules
+        )
+        return replace(self, num_steps=num_steps, schedules=schedules)
+
+    @cached_property
+    def updates_of(self) -> dict[str, frozenset[int]]:
+        """Steps at which each sub-block is computed, by its name."""
+        return {item.unit: frozenset(item.updates) for item in self.schedules}

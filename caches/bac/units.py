@@ -1,0 +1,98 @@
+"""Hooks on the sub-blocks of a denoiser, through which their outputs are taken and given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.hooks.hooks import ModelHook
+from torch import Tensor
+
+from caches.blocks import PlacedUnit
+from gensift.denoising.modules import AttachedHook
+
+Outputs = tuple[Tensor, ...]
+
+
+class UnitSlot:
+    """One sub-block: what it is to return without running, and what it returned.
+
+    Attributes:
+        unit: the sub-block.
+        given: outputs that stand for its own in the next call; None lets it run.
+        is_watched: whether what it returns is to be kept here.
+        taken: what it returned.
+        is_tuple: whether it returns a tuple, of tensors, rather than one tensor.
+        run: computes it, by the function given; replaced to measure its time.
+    """
+
+    def __init__(self, unit: PlacedUnit) -> None:
+        """Hook the modules of `unit`."""
+        self.unit = unit
+        self.given: Outputs | None = None
+        self.taken: Outputs | None = None
+        self.is_watched = False
+        self.is_tuple = False
+        self.run: Callable[[Callable[[], Any]], Any] = lambda compute: compute()
+        self._attached = [
+            AttachedHook(module, _ContributorHook(self), "cache_unit") for module in unit.also
+        ]
+        self._attached.append(AttachedHook(unit.module, _OutputHook(self), "cache_unit"))
+
+    def detach(self) -> None:
+        """Leave the modules as they were."""
+        for attached in reversed(self._attached):
+            attached.remove()
+
+    def fits(self, batch: Tensor) -> bool:
+        """Whether `given` was made of inputs of the size of `batch`; it is dropped otherwise."""
+        if self.given is None:
+            return False
+        kept = self.given[0]
+        # Z-Image pads its tokens to the longest row, so their number falls as rows are dropped.
+        is_same = len(kept) == len(batch) and (kept.ndim != 3 or kept.shape[1] == batch.shape[1])
+        if not is_same:
+            self.given = None
+        return is_same
+
+
+class _OutputHook(ModelHook):  # type: ignore[misc]
+    """On the module whose output is that of the sub-block."""
+
+    def __init__(self, slot: UnitSlot) -> None:
+        super().__init__()
+        self._slot = slot
+
+    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Stand in for `module.forward`."""
+        slot = self._slot
+        if slot.given is not None and slot.fits(_first_tensor(args, kwargs)):
+            return slot.given if slot.is_tuple else slot.given[0]
+        output = slot.run(lambda: self.fn_ref.original_forward(*args, **kwargs))
+        if slot.is_watched:
+            slot.is_tuple = isinstance(output, tuple)
+            slot.taken = output if isinstance(output, tuple) else (output,)
+        return output
+
+
+class _ContributorHook(ModelHook):  # type: ignore[misc]
+    """On a module that works for the sub-block's output alone, and is not needed on reuse."""
+
+    def __init__(self, slot: UnitSlot) -> None:
+        super().__init__()
+        self._slot = slot
+
+    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Stand in for `module.forward`."""
+        if self._slot.given is not None:
+            batch = _first_tensor(args, kwargs)
+            if self._slot.fits(batch):
+                # Without channels, what is done to it until the output costs nothing.
+                return batch.new_empty(*batch.shape[:-1], 0)
+        return self._slot.run(lambda: self.fn_ref.original_forward(*args, **kwargs))
+
+
+def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The batch that a module is called with."""
+    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
