@@ -21,6 +21,7 @@ from gensift.denoising.observer import observe_scheduler
 from gensift.errors import ConfigError, GensiftError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds, make_generators
 from samplers.diffusion.attachment import gate_denoisers
+from samplers.diffusion.cached import cache_hits, follow_copies
 from samplers.diffusion.callback import num_steps_of
 from samplers.diffusion.exchange import Exchange, own_candidates
 from samplers.diffusion.judge import Judge
@@ -369,6 +370,7 @@ def run_sift(sampler: DiffusionSearch, call: PipelineCall, sift: Sift) -> tuple[
     """Make the pipeline call that `sift` watches; returns its output, and what was found."""
     own = own_candidates(sampler.exchange, len(call.seeds[0]))
     gates: list[RowGate] = []
+    hits = cache_hits(call.pipe)
     output = None
     try:
         if own:
@@ -385,9 +387,10 @@ def run_sift(sampler: DiffusionSearch, call: PipelineCall, sift: Sift) -> tuple[
             "candidate was chosen; neither interrupt the call nor exchange its scheduler."
         )
     device = getattr(call.pipe, "_execution_device", "cpu")
+    cost = replace(sift.cost(gates, device), cache_hits=cache_hits(call.pipe) - hits)
     found = SamplerOutput(
         results=sift.results(_samples(output)),
-        cost=_together(sampler.exchange.gather(sift.cost(gates, device))),
+        cost=_together(sampler.exchange.gather(cost)),
         trace=sift.trace(),
     )
     return output, found
@@ -407,7 +410,7 @@ def _run_gated(
             sift.on_step,
             num_steps=lambda: num_steps_of(call.pipe),
             live_rows=lambda: live.alive,
-            before_step=sift.before_step,
+            before_step=follow_copies(call.pipe, sift.before_step, live.num_rows),
         ),
     ):
         gates += attached

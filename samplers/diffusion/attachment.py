@@ -10,6 +10,7 @@ import torch
 
 from gensift.denoising.modules import AttachedHook, denoisers_of, hooks_on
 from gensift.errors import ConfigError, UnsupportedPipelineError
+from samplers.diffusion.cached import follow_rows
 from samplers.diffusion.row_gate import LiveRows, RowGate
 
 
@@ -54,6 +55,7 @@ def gate_denoisers(
                 f"A diffusers cache is enabled on {type(module).__name__}; it keeps one state for "
                 "the whole batch and would mix pruned candidates. Call disable_cache() first."
             )
+    follow_rows(pipe, live)
     is_finished = False
     try:
         with ExitStack() as stack:

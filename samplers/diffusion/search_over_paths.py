@@ -25,6 +25,7 @@ from gensift.pipelines.loading import call_defaults
 from gensift.randomness import candidate_seed, make_generators
 from gensift.trace import PromptTrace, Trace
 from samplers.diffusion.attach import PipelineCall, make_sift, run_sift
+from samplers.diffusion.cached import refuse_cache
 from samplers.diffusion.guidance import guidance_rows
 from samplers.diffusion.judge import Judge
 from samplers.diffusion.noise import check_noise_decides, gaussian
@@ -271,6 +272,7 @@ class SearchOverPaths(DiffusionSearch):
 
     def search(self, call: PipelineCall, progress: Progress | None) -> tuple[Any, SamplerOutput]:
         """Make one call with all branches of all paths."""
+        refuse_cache(call.pipe, self.name)
         paths = len(call.seeds[0])
         stages = self.plan_call(call, paths).stages
         size = paths * self.config.branches
