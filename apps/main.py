@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from apps import errors, tune, zoo
+from apps.calibrate import calibrate
 from apps.console import only_json, write_json
 from apps.record import record
 from apps.train_reward import train_reward
@@ -20,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(zoo.app, name="zoo")
+app.command()(calibrate)
 app.command()(record)
 app.command("train-reward")(train_reward)
 app.command("tune")(tune.command)

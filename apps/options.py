@@ -41,6 +41,11 @@ class GenerateOptions:
         help="Option of a reward as key=value, such as model=ViT-B-32; with several rewards as "
         "reward:key=value.",
     )
+    cache: str | None = option(
+        None,
+        help="Feature cache that saves denoiser work: a profile of gensift calibrate, or ertacache "
+        "for the zoo's own.",
+    )
     num_candidates: int | None = option(None, minimum=1, help="Candidates per prompt.")
     budget: str | float | None = option(
         None,
@@ -110,6 +115,7 @@ PANELS = {
         "steps",
         "guidance_scale",
         "scheduler",
+        "cache",
         "call",
         "seed",
     ),

@@ -101,6 +101,7 @@ def prepare(
     of_rewards = reward_options(options, reward_names)
     pipeline, rewards = load_models(options, model, of_rewards, exchange)
     call, pipeline_call, guidance = settle_call(options, pipeline)
+    cache = None if options.cache is None else put_on_cache(pipeline, options.cache)
     named = ("num_inference_steps", guidance)
     sampler_options = to_dict(config)
     decisive = {
@@ -115,6 +116,7 @@ def prepare(
         "guidance_scale": pipeline_call.get(guidance),
         "call": {name: call[name] for name in sorted(call) if name not in named},
         "scheduler": options.scheduler,
+        **({} if cache is None else {"cache": cache}),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
     return Job(
@@ -200,6 +202,14 @@ def load_models(
         name: load_reward_on(judging, name, given, is_offloaded=options.reward_offload)
         for name, given in of_rewards.items()
     }
+
+
+def put_on_cache(pipeline: Any, spec: str) -> dict[str, Any]:
+    """Enable a cache; returns what it decides about the results."""
+    from caches.enable import enable_cache
+
+    cache: Any = enable_cache(pipeline, spec)
+    return {"name": cache.name, "config": config_hash(to_dict(cache.config))[:16]}
 
 
 def settle_call(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from caches.cache import Cache
+from caches.profile import guidance_scale_of
 from gensift.pipelines.loading import call_defaults
 from gensift.randomness import candidate_seed, make_generators
 
@@ -48,6 +49,11 @@ class Denoising:
     arguments: Mapping[str, Any]
     batch_prompts: int = 4
     seed: int = 0
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """Strength of guidance of the runs made so far."""
+        return guidance_scale_of(self.pipe)
 
     def run(
         self,

@@ -124,6 +124,21 @@ def fingerprint_of(
     )
 
 
+def scheduled_sigmas(scheduler: Any) -> tuple[float, ...]:
+    """Noise levels of a scheduler's schedule, the last one included; empty where it has none."""
+    sigmas = getattr(scheduler, "sigmas", None)
+    return () if sigmas is None else tuple(float(sigma) for sigma in sigmas)
+
+
+def guidance_scale_of(pipe: Any) -> float | None:
+    """Strength of guidance of the pipeline's latest call; None where it does not tell."""
+    try:
+        scale = getattr(pipe, "guidance_scale", None)
+    except AttributeError:  # a property of some pipelines, unset before the first call
+        return None
+    return None if scale is None else float(scale)
+
+
 def config_hash(model: Any) -> str:
     """Hash of a diffusers model's config, whatever folder it came from."""
     kept = {k: v for k, v in dict(model.config).items() if k not in _BOOKKEEPING}

@@ -25,6 +25,7 @@ from caches.ertacache.outputs import (
     with_prediction,
 )
 from caches.planning.timesteps import adjusted_sigmas
+from caches.profile import guidance_scale_of, scheduled_sigmas
 from caches.row_store import RowStore
 from gensift.denoising.families import family_of
 from gensift.errors import ConfigError
@@ -214,21 +215,6 @@ def move_steps(scheduler: Any, plan: ERTACacheConfig) -> None:
     scheduler.timesteps = (scheduler.sigmas[:-1] * scheduler.config.num_train_timesteps).to(
         scheduler.timesteps
     )
-
-
-def scheduled_sigmas(scheduler: Any) -> tuple[float, ...]:
-    """Noise levels of a scheduler's schedule, the last one included; empty where it has none."""
-    sigmas = getattr(scheduler, "sigmas", None)
-    return tuple(float(s) for s in sigmas) if isinstance(sigmas, Tensor) else ()
-
-
-def guidance_scale_of(pipe: Any) -> float | None:
-    """Strength of guidance of the pipeline's present call; None where it does not tell."""
-    try:
-        scale = getattr(pipe, "guidance_scale", None)
-    except AttributeError:
-        return None
-    return None if scale is None else float(scale)
 
 
 def _numbers(values: tuple[float, ...], count: int) -> list[float]:

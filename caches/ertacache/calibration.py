@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
-
-import numpy as np
 
 from caches.ertacache.cache import EULER_SOLVERS, ERTACache
 from caches.ertacache.config import ERTACacheConfig, ResidualMode, StepRectification
-from caches.ertacache.recorder import ReuseRecorder, ReuseStatistics
+from caches.ertacache.recorder import ReuseRecorder, ReuseStatistics, ShareRule
 from caches.evaluation import Denoising, Outcome
 from caches.planning.rectification import choose_rectification
 from caches.planning.segments import best_segments
 from caches.planning.threshold import reuse_below
 from caches.profile import fingerprint_of
-from gensift.errors import ConfigError
-
-Policy = Literal["optimal", "threshold", "uniform"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +102,17 @@ def plain_config(
             denoising.pipe,
             num_steps=statistics.num_steps,
             sigmas=statistics.sigmas,
-            guidance_scale=_guidance_scale(denoising),
+            guidance_scale=denoising.guidance_scale,
             latents=statistics.latents,
         ),
     )
 
 
-def with_moved_steps(config: ERTACacheConfig, statistics: ReuseStatistics) -> ERTACacheConfig:
+def with_moved_steps(
+    config: ERTACacheConfig, statistics: ReuseStatistics, rule: ShareRule = "velocity"
+) -> ERTACacheConfig:
     """`config` with the steps moved as ERTACache does: reused steps shortened by their error."""
-    table = statistics.step_shares(config.residual)
+    table = statistics.step_shares(config.residual, rule)
     shares = [
         1.0 if step in config.updates else float(table[config.last_update(step), step])
         for step in range(config.num_steps)
@@ -173,21 +169,3 @@ def longest_reuse(config: ERTACacheConfig) -> int:
     """Most steps that follow on an update without another."""
     ends = (*config.updates[1:], config.num_steps)
     return max(1, max(end - start - 1 for start, end in zip(config.updates, ends, strict=True)))
-
-
-def _guidance_scale(denoising: Denoising) -> float | None:
-    scale = getattr(denoising.pipe, "guidance_scale", None)
-    return None if scale is None or not np.isfinite(scale) else float(scale)
-
-
-def check_num_prompts(prompts: Sequence[str]) -> None:
-    """Refuse too few prompts: half of them are held out.
-
-    Raises:
-        ConfigError: fewer than 4.
-    """
-    if len(prompts) < 4:
-        raise ConfigError(
-            f"{len(prompts)} prompts were given; calibration fits on half of them and checks on "
-            "the other half, so give at least 4 (20 do as well as 1,000 in the paper)."
-        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,15 +17,21 @@ from torch import Tensor
 from caches.body import Body
 from caches.cache import Cache, DenoiserCache
 from caches.call import CachedCall
-from caches.ertacache.cache import branch_of, move_steps, scheduled_sigmas
+from caches.ertacache.cache import branch_of, move_steps
 from caches.ertacache.config import ERTACacheConfig, ResidualMode
 from caches.ertacache.outputs import as_tensor, channel_dim, matching, prediction_in
 from caches.planning.rectification import Moments
+from caches.profile import scheduled_sigmas
 from gensift.denoising.families import family_of
 from gensift.errors import UnsupportedPipelineError
 
 # (mode, branch, anchor step, step)
 MomentKey = tuple[ResidualMode, str, int, int]
+ShareRule = Literal["velocity", "change"]
+"""What the error of a reused step is compared with, to shorten the step: the velocity itself, or
+its change since the step before. The sources of the paper differ. By the latter, a step that reuses
+the one before is as wrong as the velocity has changed, so that it gets next to no length."""
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -48,14 +54,13 @@ class ReuseStatistics:
     groups: int = 1
     fitted: dict[MomentKey, Moments] = field(default_factory=dict)
     held_out: dict[MomentKey, Moments] = field(default_factory=dict)
-    _errors: dict[ResidualMode, Array] = field(default_factory=dict)
-    _shares: dict[ResidualMode, Array] = field(default_factory=dict)
+    _sums: dict[tuple[ResidualMode, str], Array] = field(default_factory=dict)
     _counts: dict[ResidualMode, Array] = field(default_factory=dict)
 
     @property
     def modes(self) -> tuple[ResidualMode, ...]:
         """The kinds of residual that were measured."""
-        return tuple(self._errors)
+        return tuple(self._counts)
 
     def cost(self, mode: ResidualMode) -> Array:
         """Mean relative L1 error `(steps, steps)` of reusing step a (row) at step t (column).
@@ -63,25 +68,28 @@ class ReuseStatistics:
         Relative to the increment (output minus input) of step t, for every mode; infinite where it
         was not measured.
         """
-        return self._mean(self._errors, mode)
+        return self._mean(mode, "error")
 
-    def step_shares(self, mode: ResidualMode) -> Array:
+    def step_shares(self, mode: ResidualMode, rule: ShareRule) -> Array:
         """Mean share phi `(steps, steps)` of its length that a reused step deserves."""
-        return self._mean(self._shares, mode)
+        return self._mean(mode, rule)
 
     def add(
-        self, mode: ResidualMode, anchor: int, step: int, errors: Tensor, shares: Tensor
+        self, mode: ResidualMode, anchor: int, step: int, figures: Mapping[str, Tensor]
     ) -> None:
-        """Add one call's rows: `errors` and `shares` are float `(rows,)`."""
-        for table, values in ((self._errors, errors), (self._shares, shares)):
-            sums = table.setdefault(mode, np.zeros((self.num_steps, self.num_steps)))
+        """Add one call's rows: each of `figures` is float `(rows,)`."""
+        for name, values in figures.items():
+            sums = self._sums.setdefault((mode, name), self._zeros())
             sums[anchor, step] += float(values.double().sum())
-        counts = self._counts.setdefault(mode, np.zeros((self.num_steps, self.num_steps)))
-        counts[anchor, step] += len(errors)
+        counts = self._counts.setdefault(mode, self._zeros())
+        counts[anchor, step] += len(figures["error"])
 
-    def _mean(self, table: Mapping[ResidualMode, Array], mode: ResidualMode) -> Array:
+    def _mean(self, mode: ResidualMode, name: str) -> Array:
         counts = self._counts[mode]
-        return np.where(counts > 0, table[mode] / np.maximum(counts, 1), np.inf)
+        return np.where(counts > 0, self._sums[mode, name] / np.maximum(counts, 1), np.inf)
+
+    def _zeros(self) -> Array:
+        return np.zeros((self.num_steps, self.num_steps))
 
 
 @dataclass(frozen=True)
@@ -198,7 +206,10 @@ class _Recorder(DenoiserCache):
         statistics.latents = tuple(latents.shape[1:])
         own = matching(latents, prediction)
         norm = _row_sums(prediction - own)
-        travelled = _row_sums(prediction - latest.prediction)
+        scales = {
+            "velocity": _row_sums(prediction),
+            "change": _row_sums(prediction - latest.prediction),
+        }
         for mode, residual in earlier.residuals.items():
             if mode == "body":
                 assert self._body is not None
@@ -209,9 +220,13 @@ class _Recorder(DenoiserCache):
                 reused = residual + own if mode == "increment" else residual
             error = reused - prediction
             size = _row_sums(error)
+            figures = {"error": size / norm.clamp(min=1e-12)}
             # Where nothing changes between steps, reuse is exact and deserves the whole step.
-            share = torch.where(size > 0, 1 - size / travelled.clamp(min=1e-12), 1.0).clamp(0, 1)
-            statistics.add(mode, earlier.step, step, size / norm.clamp(min=1e-12), share)
+            figures |= {
+                rule: torch.where(size > 0, 1 - size / scale.clamp(min=1e-12), 1.0).clamp(0, 1)
+                for rule, scale in scales.items()
+            }
+            statistics.add(mode, earlier.step, step, figures)
             self._add_moments(statistics, mode, earlier.step, call, reused, error)
 
     def _add_moments(

@@ -1,0 +1,218 @@
+"""Calibrating a cache for a pipeline: one entry for all kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from caches.bac.cache import BAC
+from caches.bac.calibration import (
+    block_schedules,
+    config_of,
+    predicted_speedup,
+    record_similarity,
+    updates_for_speedup,
+)
+from caches.cache import Cache
+from caches.ertacache.cache import ERTACache
+from caches.ertacache.calibration import (
+    best_variant,
+    choose_schedule,
+    plain_config,
+    record_reuse,
+    threshold_schedule,
+)
+from caches.ertacache.config import ERTACacheConfig
+from caches.ertacache.recorder import ReuseStatistics
+from caches.evaluation import Denoising, Outcome
+from caches.options import CalibrationOptions
+from caches.profile import Profile
+from gensift.config import to_dict
+from gensift.errors import ConfigError
+
+OnStage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibrated cache and what was measured of it.
+
+    Attributes:
+        cache: ready to be attached.
+        profile: to be written to a file.
+        schedule: for each part of the denoiser, in order, the steps at which it is computed.
+        num_steps: of the loop.
+        predicted_speedup: of the denoiser, from its parts.
+        measured_speedup: of the whole denoising, by wall time, on held-out prompts.
+        error: mean relative distance of the last latents, on held-out prompts.
+        variants: of ertacache, that error on the prompts it was fitted to, by variant.
+    """
+
+    cache: Cache
+    profile: Profile
+    schedule: Mapping[str, tuple[int, ...]]
+    num_steps: int
+    predicted_speedup: float
+    measured_speedup: float
+    error: float
+    variants: Mapping[str, float] = field(default_factory=dict)
+
+
+def calibrate(
+    pipe: Any,
+    prompts: Sequence[str],
+    options: CalibrationOptions,
+    *,
+    on_stage: OnStage = lambda name: None,
+    **pipeline_kwargs: Any,
+) -> Calibration:
+    """Record uncached runs, choose a schedule for what is asked, and measure it.
+
+    Every other prompt is held out: nothing is fitted to it, and the figures are measured on it.
+
+    Args:
+        pipe: a diffusers pipeline whose denoiser is declared, without a cache.
+        prompts: at least 4; 20 do.
+        options: what to aim at.
+        on_stage: told what is being done.
+        pipeline_kwargs: of the pipeline's call, such as `num_inference_steps`.
+
+    Raises:
+        ConfigError: too few prompts, or the aim cannot be reached.
+        UnsupportedPipelineError: the pipeline cannot be recorded.
+    """
+    if len(prompts) < 4:
+        raise ConfigError(
+            f"{len(prompts)} prompts were given; half of them are held out, so give at least 4 (20 "
+            "do as well as 1,000 in the paper)."
+        )
+    denoising = Denoising(pipe, pipeline_kwargs, options.batch_prompts, options.seed)
+    fitted, held_out = prompts[::2], prompts[1::2]
+    make = _ertacache if options.cache == "ertacache" else _bac
+    on_stage("recording")
+    cache, schedule, speedup, variants = make(denoising, fitted, options, on_stage)
+    on_stage("measuring on held-out prompts")
+    uncached = denoising.run(held_out)
+    cached = denoising.run(held_out, cache)
+    config: Any = cache.config  # type: ignore[attr-defined]
+    found = {
+        "predicted_speedup": speedup,
+        "measured_speedup": uncached.seconds / cached.seconds,
+        "error": uncached.error_of(cached),
+    }
+    profile = Profile(
+        cache=cache.name,
+        fingerprint=config.fingerprint,
+        config={k: v for k, v in to_dict(config).items() if k != "fingerprint"},
+        report={
+            **found,
+            "variants": dict(variants),
+            "prompts": len(fitted),
+            "held_out_prompts": len(held_out),
+            "options": to_dict(options),
+        },
+    )
+    return Calibration(cache, profile, schedule, config.num_steps, variants=dict(variants), **found)
+
+
+_Made = tuple[Cache, dict[str, tuple[int, ...]], float, Mapping[str, float]]
+
+
+def _ertacache(
+    denoising: Denoising,
+    fitted: Sequence[str],
+    options: CalibrationOptions,
+    on_stage: OnStage,
+) -> _Made:
+    statistics = record_reuse(denoising, fitted, options.max_reuse)
+    on_stage("choosing the schedule")
+    uncached = denoising.run(fitted)
+    config = _ertacache_schedule(denoising, fitted, uncached, statistics, options)
+    variants: dict[str, float] = {}
+    if options.mend:
+        on_stage("mending its error")
+        config, variants = best_variant(denoising, fitted, uncached, config, statistics)
+    speedup = config.num_steps / len(config.updates)
+    return ERTACache(config), {"denoiser": config.updates}, speedup, variants
+
+
+def _ertacache_schedule(
+    denoising: Denoising,
+    prompts: Sequence[str],
+    uncached: Outcome,
+    statistics: ReuseStatistics,
+    options: CalibrationOptions,
+) -> ERTACacheConfig:
+    steps = statistics.num_steps
+    mode = None if options.residual == "auto" else options.residual
+    protected = (0, steps - 1) if options.always_last else (0,)
+
+    def config(num_updates: int) -> ERTACacheConfig:
+        schedule = choose_schedule(
+            statistics,
+            num_updates,
+            mode=mode,
+            must_update=protected,
+            max_reuse=options.max_reuse,
+        )
+        return plain_config(denoising, statistics, schedule)
+
+    if options.threshold is not None:
+        schedule = threshold_schedule(
+            statistics,
+            options.threshold,
+            mode or "increment",
+            must_update=protected,
+            max_reuse=options.max_reuse,
+        )
+        return plain_config(denoising, statistics, schedule)
+    if options.max_error is None:
+        return config(max(1, int(steps / options.speedup)))
+    found = _fewest(
+        steps,
+        lambda count: uncached.error_of(denoising.run(prompts, ERTACache(config(count)))),
+        options.max_error,
+    )
+    return config(found)
+
+
+def _bac(
+    denoising: Denoising,
+    fitted: Sequence[str],
+    options: CalibrationOptions,
+    on_stage: OnStage,
+) -> _Made:
+    statistics = record_similarity(denoising, fitted)
+    bubbling = min(options.num_bubbling, len(statistics.units))
+    on_stage("choosing the schedules")
+
+    def schedules(count: int) -> dict[str, tuple[int, ...]]:
+        return block_schedules(statistics, count, num_bubbling=bubbling)
+
+    if options.max_error is None:
+        count = updates_for_speedup(statistics, options.speedup, bubbling)
+    else:
+        uncached = denoising.run(fitted)
+
+        def error(updates: int) -> float:
+            cache = BAC(config_of(denoising, statistics, schedules(updates)))
+            return uncached.error_of(denoising.run(fitted, cache))
+
+        count = _fewest(statistics.num_steps, error, options.max_error)
+    chosen = schedules(count)
+    cache = BAC(config_of(denoising, statistics, chosen))
+    return cache, chosen, predicted_speedup(statistics, chosen), {}
+
+
+def _fewest(steps: int, error: Callable[[int], float], limit: float) -> int:
+    """The fewest updates whose error keeps the limit, by bisection; errors fall with updates."""
+    low, high = 1, steps
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            is_enough = error(middle) <= limit
+        except ConfigError:  # so few are not possible with the longest reuse allowed
+            is_enough = False
+        low, high = (low, middle) if is_enough else (middle + 1, high)
+    return high
