@@ -6,24 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from caches.bac import calibration as bac
 from caches.bac.cache import BAC
-from caches.bac.calibration import (
-    block_schedules,
-    config_of,
-    predicted_speedup,
-    record_similarity,
-    updates_for_speedup,
-)
 from caches.cache import Cache
 from caches.ertacache.cache import ERTACache
 from caches.ertacache.calibration import (
+    Schedule,
     best_variant,
     choose_schedule,
     plain_config,
     record_reuse,
     threshold_schedule,
+    updates_for_speedup,
 )
-from caches.ertacache.config import ERTACacheConfig
+from caches.ertacache.config import ResidualMode
 from caches.ertacache.recorder import ReuseStatistics
 from caches.evaluation import Denoising, Outcome
 from caches.options import CalibrationOptions
@@ -93,13 +89,12 @@ def calibrate(
     on_stage("recording")
     cache, schedule, speedup, variants = make(denoising, fitted, options, on_stage)
     on_stage("measuring on held-out prompts")
-    uncached = denoising.run(held_out)
-    cached = denoising.run(held_out, cache)
+    error, measured = denoising.compare(held_out, cache)
     config: Any = cache.config  # type: ignore[attr-defined]
     found = {
         "predicted_speedup": speedup,
-        "measured_speedup": uncached.seconds / cached.seconds,
-        "error": uncached.error_of(cached),
+        "measured_speedup": measured,
+        "error": error,
     }
     profile = Profile(
         cache=cache.name,
@@ -128,53 +123,56 @@ def _ertacache(
     statistics = record_reuse(denoising, fitted, options.max_reuse)
     on_stage("choosing the schedule")
     uncached = denoising.run(fitted)
-    config = _ertacache_schedule(denoising, fitted, uncached, statistics, options)
+    modes = [mode for mode in statistics.modes if options.residual in ("auto", mode)]
+    configs = [
+        plain_config(denoising, statistics, schedule)
+        for mode in modes
+        for schedule in _schedules(denoising, fitted, uncached, statistics, options, mode)
+    ]
+    if not configs:
+        raise ConfigError(
+            f"`residual` is {options.residual!r}, which this denoiser does not have; it has "
+            f"{', '.join(statistics.modes)}. Give one of those, or auto."
+        )
+    # Which residual errs least over a whole run is not what single steps say: runs tell.
+    config = min(
+        configs, key=lambda found: uncached.error_of(denoising.run(fitted, ERTACache(found)))
+    )
     variants: dict[str, float] = {}
     if options.mend:
         on_stage("mending its error")
         config, variants = best_variant(denoising, fitted, uncached, config, statistics)
-    speedup = config.num_steps / len(config.updates)
+    speedup = statistics.speedup(config.residual, len(config.updates))
     return ERTACache(config), {"denoiser": config.updates}, speedup, variants
 
 
-def _ertacache_schedule(
+def _schedules(
     denoising: Denoising,
     prompts: Sequence[str],
     uncached: Outcome,
     statistics: ReuseStatistics,
     options: CalibrationOptions,
-) -> ERTACacheConfig:
-    steps = statistics.num_steps
-    mode = None if options.residual == "auto" else options.residual
-    protected = (0, steps - 1) if options.always_last else (0,)
-
-    def config(num_updates: int) -> ERTACacheConfig:
-        schedule = choose_schedule(
-            statistics,
-            num_updates,
-            mode=mode,
-            must_update=protected,
-            max_reuse=options.max_reuse,
-        )
-        return plain_config(denoising, statistics, schedule)
-
+    mode: ResidualMode,
+) -> list[Schedule]:
+    """The schedule that does what is asked for with this residual; none if it cannot."""
+    last = statistics.num_steps - 1
+    limits: dict[str, Any] = {
+        "must_update": (0, last) if options.always_last else (0,),
+        "max_reuse": options.max_reuse,
+    }
     if options.threshold is not None:
-        schedule = threshold_schedule(
-            statistics,
-            options.threshold,
-            mode or "increment",
-            must_update=protected,
-            max_reuse=options.max_reuse,
-        )
-        return plain_config(denoising, statistics, schedule)
+        return [threshold_schedule(statistics, options.threshold, mode, **limits)]
     if options.max_error is None:
-        return config(max(1, int(steps / options.speedup)))
-    found = _fewest(
-        steps,
-        lambda count: uncached.error_of(denoising.run(prompts, ERTACache(config(count)))),
-        options.max_error,
-    )
-    return config(found)
+        count = updates_for_speedup(statistics, mode, options.speedup)
+    else:
+
+        def error(updates: int) -> float:
+            schedule = choose_schedule(statistics, updates, mode, **limits)
+            config = plain_config(denoising, statistics, schedule)
+            return uncached.error_of(denoising.run(prompts, ERTACache(config)))
+
+        count = _fewest(statistics.num_steps, error, options.max_error)
+    return [choose_schedule(statistics, count, mode, **limits)]
 
 
 def _bac(
@@ -183,26 +181,26 @@ def _bac(
     options: CalibrationOptions,
     on_stage: OnStage,
 ) -> _Made:
-    statistics = record_similarity(denoising, fitted)
+    statistics = bac.record_similarity(denoising, fitted)
     bubbling = min(options.num_bubbling, len(statistics.units))
     on_stage("choosing the schedules")
 
     def schedules(count: int) -> dict[str, tuple[int, ...]]:
-        return block_schedules(statistics, count, num_bubbling=bubbling)
+        return bac.block_schedules(statistics, count, num_bubbling=bubbling)
 
     if options.max_error is None:
-        count = updates_for_speedup(statistics, options.speedup, bubbling)
+        count = bac.updates_for_speedup(statistics, options.speedup, bubbling)
     else:
         uncached = denoising.run(fitted)
 
         def error(updates: int) -> float:
-            cache = BAC(config_of(denoising, statistics, schedules(updates)))
+            cache = BAC(bac.config_of(denoising, statistics, schedules(updates)))
             return uncached.error_of(denoising.run(fitted, cache))
 
         count = _fewest(statistics.num_steps, error, options.max_error)
     chosen = schedules(count)
-    cache = BAC(config_of(denoising, statistics, chosen))
-    return cache, chosen, predicted_speedup(statistics, chosen), {}
+    cache = BAC(bac.config_of(denoising, statistics, chosen))
+    return cache, chosen, bac.predicted_speedup(statistics, chosen), {}
 
 
 def _fewest(steps: int, error: Callable[[int], float], limit: float) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from caches.bac.units import Outputs, UnitSlot
 from caches.blocks import Kind, units_of
 from caches.cache import Cache, DenoiserCache
 from caches.call import CachedCall
+from caches.evaluation import now
 from caches.profile import scheduled_sigmas
 from gensift.denoising.families import family_of
 from gensift.errors import UnsupportedPipelineError
@@ -123,10 +123,10 @@ class _Recorder(DenoiserCache):
         statistics.latents = tuple(arguments()[self._leading][0].shape)
         for slot in self._slots:
             slot.is_watched = True
-        start = _now()
+        start = now()
         try:
             output = denoise()
-            statistics.seconds += _now() - start
+            statistics.seconds += now() - start
             seen = self._seen.setdefault(call.context, {})
             for slot in self._slots:
                 if slot.taken is not None:
@@ -157,9 +157,9 @@ class _Recorder(DenoiserCache):
 
     def _timed(self, slot: UnitSlot) -> Callable[[Callable[[], Any]], Any]:
         def run(compute: Callable[[], Any]) -> Any:
-            start = _now()
+            start = now()
             output = compute()
-            self._statistics_of(slot).seconds += _now() - start
+            self._statistics_of(slot).seconds += now() - start
             return output
 
         return run
@@ -201,9 +201,3 @@ def _pairwise_change(outputs: Tensor) -> Tensor:
         difference = outputs[:, step:] - outputs[:, :-step]
         total += difference.abs().mean(-1).sum(1)
     return total / max(1, steps * (steps - 1) // 2)
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -13,6 +13,7 @@ from caches.planning.rectification import choose_rectification
 from caches.planning.segments import best_segments
 from caches.planning.threshold import reuse_below
 from caches.profile import fingerprint_of
+from gensift.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,8 @@ def record_reuse(
 def choose_schedule(
     statistics: ReuseStatistics,
     num_updates: int,
+    mode: ResidualMode,
     *,
-    mode: ResidualMode | None = None,
     must_update: Sequence[int] = (0,),
     max_reuse: int | None = None,
 ) -> Schedule:
@@ -57,21 +58,32 @@ def choose_schedule(
     Args:
         statistics: of recorded runs.
         num_updates: computed steps.
-        mode: what is kept; None takes the one with the least error.
+        mode: what is kept.
         must_update: steps that are computed in any case.
         max_reuse: longest run of reused steps.
 
     Raises:
         ConfigError: no such schedule is possible.
     """
-    found = {
-        kind: best_segments(
-            statistics.cost(kind), num_updates, must_update=must_update, max_reuse=max_reuse
-        )
-        for kind in (statistics.modes if mode is None else (mode,))
-    }
-    best = min(found, key=lambda kind: found[kind].total)
-    return Schedule(updates=found[best].updates, mode=best)
+    found = best_segments(
+        statistics.cost(mode), num_updates, must_update=must_update, max_reuse=max_reuse
+    )
+    return Schedule(updates=found.updates, mode=mode)
+
+
+def updates_for_speedup(statistics: ReuseStatistics, mode: ResidualMode, target: float) -> int:
+    """The most updates with which the denoiser is still `target` times faster.
+
+    Raises:
+        ConfigError: not even one is few enough.
+    """
+    for count in range(statistics.num_steps, 0, -1):
+        if statistics.speedup(mode, count) >= target:
+            return count
+    raise ConfigError(
+        f"target_speedup is {target}; a loop of {statistics.num_steps} steps allows for at most "
+        f"{statistics.speedup(mode, 1):.1f}. Give less."
+    )
 
 
 def threshold_schedule(

@@ -20,6 +20,7 @@ from caches.call import CachedCall
 from caches.ertacache.cache import branch_of, move_steps
 from caches.ertacache.config import ERTACacheConfig, ResidualMode
 from caches.ertacache.outputs import as_tensor, channel_dim, matching, prediction_in
+from caches.evaluation import now
 from caches.planning.rectification import Moments
 from caches.profile import scheduled_sigmas
 from gensift.denoising.families import family_of
@@ -46,6 +47,8 @@ class ReuseStatistics:
         latents: shape of one row of the denoiser's input.
         sigmas: noise levels of the schedule.
         groups: guidance groups per denoiser call.
+        full_seconds: duration of each denoiser call.
+        skip_seconds: duration of each call that passed over the blocks.
     """
 
     num_steps: int
@@ -54,6 +57,8 @@ class ReuseStatistics:
     groups: int = 1
     fitted: dict[MomentKey, Moments] = field(default_factory=dict)
     held_out: dict[MomentKey, Moments] = field(default_factory=dict)
+    full_seconds: list[float] = field(default_factory=list)
+    skip_seconds: list[float] = field(default_factory=list)
     _sums: dict[tuple[ResidualMode, str], Array] = field(default_factory=dict)
     _counts: dict[ResidualMode, Array] = field(default_factory=dict)
 
@@ -61,6 +66,14 @@ class ReuseStatistics:
     def modes(self) -> tuple[ResidualMode, ...]:
         """The kinds of residual that were measured."""
         return tuple(self._counts)
+
+    def speedup(self, mode: ResidualMode, num_updates: int) -> float:
+        """How much faster the denoiser is with `num_updates` computed steps."""
+        # Only the body mode runs something when it reuses: what lies around the blocks.
+        price = 0.0
+        if mode == "body":
+            price = float(np.median(self.skip_seconds) / np.median(self.full_seconds))
+        return self.num_steps / (num_updates + price * (self.num_steps - num_updates))
 
     def cost(self, mode: ResidualMode) -> Array:
         """Mean relative L1 error `(steps, steps)` of reusing step a (row) at step t (column).
@@ -153,10 +166,13 @@ class _Recorder(DenoiserCache):
     ) -> Any:
         """See `DenoiserCache.run`."""
         self.tally.computed += len(call.rows.rows)
+        statistics, start = self._recorder.statistics, now()
         if self._body is None:
             output, body = denoise(), None
         else:
             output, body = self._body.run(denoise)
+        assert statistics is not None
+        statistics.full_seconds.append(now() - start)
         latents = as_tensor(arguments()[self._leading])
         prediction = as_tensor(prediction_in(output))
         if call.step_index is None or latents is None or prediction is None:
@@ -213,7 +229,9 @@ class _Recorder(DenoiserCache):
         for mode, residual in earlier.residuals.items():
             if mode == "body":
                 assert self._body is not None
+                start = now()
                 skipped = as_tensor(prediction_in(self._body.skip(denoise, residual)))
+                statistics.skip_seconds.append(now() - start)
                 assert skipped is not None
                 reused = skipped.float()
             else:
