@@ -105,15 +105,13 @@ class AttachedHook:
 
     @property
     def is_reached(self) -> bool:
-        """Whether a call of the module still comes by the hook."""
-        hooks = hooks_on(self.module)
-        if not hooks or self.hook not in hooks:
-            return False
-        if hooks[-1] is not self.hook:
-            return True
-        own = vars(self.module)
+        """Whether a call of the module still comes by the hook, as far as can be told."""
         # Model offloading wraps `forward` anew after each call, around what it found at first.
-        return self._installed in (own.get("forward"), own.get("_old_forward"))
+        forward = self.module.forward
+        while forward is not self._installed and hasattr(forward, "__wrapped__"):
+            forward = forward.__wrapped__
+        own = type(self.module).forward
+        return forward is self._installed or getattr(forward, "__func__", forward) is not own
 
 
 class ContextName(StateManager):  # type: ignore[misc]

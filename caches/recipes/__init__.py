@@ -1,0 +1,1 @@
+"""Recipes of the profiles that the zoo ships."""
