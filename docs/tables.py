@@ -4,7 +4,7 @@ python docs/tables.py           rewrites them
 python docs/tables.py --check   fails if one is out of date
 
 Kinds: `options ttsnap` (options of a sampler), `cli generate` (command line options),
-`benchmark search` (a published benchmark).
+`benchmark ttsnap` (a published benchmark), `caches ablation` (a part of the cache benchmark).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
+from apps.calibrate import PANELS as CALIBRATE_PANELS
+from apps.calibrate import CalibrateOptions
 from apps.command_line import flag
 from apps.options import NAMES, PANELS, GenerateOptions
 from gensift.config import describe
@@ -45,7 +47,10 @@ def options(sampler: str) -> str:
 
 def cli(command: str) -> str:
     """Options of a command, in the order of its help."""
-    known = {"generate": (GenerateOptions, PANELS, NAMES)}
+    known: dict[str, tuple[Any, Any, Any]] = {
+        "generate": (GenerateOptions, PANELS, NAMES),
+        "calibrate": (CalibrateOptions, CALIBRATE_PANELS, {}),
+    }
     cls, panels, names = known[command]
     rows = {row.name: row for row in describe(cls)}
     lines = [
@@ -80,7 +85,30 @@ def benchmark(name: str) -> str:
     return table([*header, "over best-of-N", "best-of-N with", "GenEval-mini, %"], lines)
 
 
-KINDS: dict[str, Callable[[str], str]] = {"options": options, "cli": cli, "benchmark": benchmark}
+def caches(part: str) -> str:
+    """Rows of the cache benchmark: its contenders, or the ablation."""
+    figures = json.loads((DOCS / "benchmarks" / "caches.json").read_text())
+    rows = sorted(figures[part], key=lambda row: (row["method"], row["speedup"]))
+    names = ["method", "setting"] if part == "contenders" else ["setting"]
+    lines = [
+        [
+            *(row[name] for name in names),
+            f"{row['speedup']:.2f}",
+            f"{row['psnr']:.1f}",
+            f"{row['feature_distance']:.4f}",
+            f"{100 * row['geneval_mini']:.0f}",
+        ]
+        for row in (rows if part == "contenders" else figures[part])
+    ]
+    return table([*names, "speed-up", "PSNR, dB", "feature distance", "GenEval-mini, %"], lines)
+
+
+KINDS: dict[str, Callable[[str], str]] = {
+    "options": options,
+    "cli": cli,
+    "benchmark": benchmark,
+    "caches": caches,
+}
 
 
 def filled(text: str) -> str:
