@@ -30,6 +30,7 @@ PANELS = {
         "batch_prompts",
         "learning_rate",
         "within_prompt",
+        "across_prompts",
         "held_out",
         "seed",
         "save_every",

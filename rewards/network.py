@@ -54,15 +54,18 @@ class NetworkReward(ABC):
         Raises:
             RewardError: bad pictures, or another number of prompts.
         """
-        pictures = to_tensor(images, prompts)
         with nullcontext() if self.differentiable else torch.no_grad():
-            pixels = self.preprocess(pictures.to(self.device)).to(self.dtype)
-            return self._score(pixels, prompts)
+            return self._score(self._pixels(images, prompts), prompts)
 
     @property
     def device(self) -> torch.device:
         """Where the network is now."""
         return next(self.model.parameters()).device
+
+    def _pixels(self, images: Images, prompts: Sequence[str]) -> Tensor:
+        """Pictures as the network takes them."""
+        pictures = to_tensor(images, prompts)
+        return self.preprocess(pictures.to(self.device)).to(self.dtype)
 
     @abstractmethod
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:

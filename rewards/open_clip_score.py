@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -17,6 +18,7 @@ from gensift.pipelines.loading import resolve_device
 from rewards.loading import PRECISIONS, UNREADABLE, check_dtype, one_line, refuse_pickle
 from rewards.network import NetworkReward
 from rewards.preprocess import Preprocess
+from rewards.protocol import Images
 
 _MAX_CACHED_PROMPTS = 1024
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
@@ -59,11 +61,31 @@ class OpenClipReward(NetworkReward):
         self.scale = scale
         self._texts: dict[str, Tensor] = {}
 
+    def score_each(self, images: Images, prompts: Sequence[str]) -> Tensor:
+        """Score every picture against every prompt, at the price of scoring each picture once.
+
+        Args:
+            images: as in a call.
+            prompts: any number of them.
+
+        Returns:
+            float32 `(images, prompts)` on the model's device.
+        """
+        with nullcontext() if self.differentiable else torch.no_grad():
+            pixels = self._pixels(images, [""] * len(images))
+            return self.scale * self._features(pixels) @ self._texts_of(prompts, pixels.device).T
+
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        texts = self._texts_of(prompts, pixels.device)
+        return self.scale * (self._features(pixels) * texts).sum(-1)
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        encoded: Tensor = self.model.encode_image(pixels)  # type: ignore[operator]
+        return normalize(encoded.float(), dim=-1)
+
+    def _texts_of(self, prompts: Sequence[str], device: torch.device) -> Tensor:
         # The model may have been moved since a prompt was encoded.
-        texts = torch.stack([self._text(prompt).to(pixels.device) for prompt in prompts])
-        features = normalize(self.model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
-        return self.scale * (features * texts).sum(-1)
+        return torch.stack([self._text(prompt).to(device) for prompt in prompts])
 
     def encode_prompts(self, prompts: Sequence[str]) -> None:
         """Encode prompts ahead, by the model's weights as they are now."""

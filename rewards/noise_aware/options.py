@@ -41,6 +41,12 @@ class NoiseAwareTraining:
     within_prompt: float = option(
         1.0, minimum=0, help="weight of the order within a prompt in the loss; 0 as published"
     )
+    across_prompts: float = option(
+        0.0,
+        minimum=0,
+        help="weight of how finished pictures score against the batch's other prompts; of rewards "
+        "that compare features",
+    )
     held_out: float = option(
         0.1, minimum=0, maximum=0.9, help="share of the recorded prompts kept for the report"
     )

@@ -103,24 +103,34 @@ class Scorer(nn.Module):
         return {name: value.detach() for name, value in self.network.named_parameters()}
 
     def forward(
-        self, images: Images, prompts: Sequence[str], weights: dict[str, Tensor] | None = None
+        self,
+        images: Images,
+        prompts: Sequence[str],
+        weights: dict[str, Tensor] | None = None,
+        *,
+        each: bool = False,
     ) -> Tensor:
-        """Scores float32 `(batch,)`, with `weights` in place of those of the same names."""
+        """Scores float32 `(batch,)`, with `weights` in place of those of the same names.
+
+        With `each`, every picture against every prompt, `(images, prompts)`; for rewards with
+        `score_each`.
+        """
         if weights is None:
-            plain: Tensor = self._reward(images, prompts)
+            ask = self._reward.score_each if each else self._reward
+            plain: Tensor = ask(images, prompts)
             return plain
         # Prompts are encoded without noise, and kept: not by weights that are here for one call.
         if hasattr(self._reward, "encode_prompts"):
             self._reward.encode_prompts(prompts)
         weights = self.parameters_by_name | weights
         return self._called_with(
-            {f"network.{name}": w for name, w in weights.items()}, images, prompts
+            {f"network.{name}": w for name, w in weights.items()}, images, prompts, each
         )
 
     def _called_with(
-        self, weights: dict[str, Tensor], images: Images, prompts: Sequence[str]
+        self, weights: dict[str, Tensor], images: Images, prompts: Sequence[str], each: bool
     ) -> Tensor:
-        scores: Tensor = functional_call(self, weights, (images, prompts))
+        scores: Tensor = functional_call(self, weights, (images, prompts), {"each": each})
         return scores
 
 

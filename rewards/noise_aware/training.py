@@ -113,12 +113,13 @@ class Student(nn.Module):
         # Kept out of the module tree: only the noise-aware weights are trained and saved.
         self._scorer = [Scorer(reward, differentiable=True)]
 
-    def forward(self, pictures: Tensor, prompts: list[str], sigma: float) -> Tensor:
-        """Scores float32 `(batch,)`."""
+    def forward(
+        self, pictures: Tensor, prompts: list[str], sigma: float, each: bool = False
+    ) -> Tensor:
+        """Scores float32 `(batch,)`; with `each` of every picture against every prompt."""
         scorer = self._scorer[0]
-        scores: Tensor = scorer(
-            pictures, prompts, self.weights.applied(scorer.parameters_by_name, sigma)
-        )
+        weights = self.weights.applied(scorer.parameters_by_name, sigma)
+        scores: Tensor = scorer(pictures, prompts, weights, each=each)
         return scores
 
 
@@ -188,6 +189,12 @@ class _Run:
         config: NoiseAwareTraining,
         accelerator: Any,
     ) -> None:
+        if config.across_prompts and not hasattr(reward, "score_each"):
+            raise ConfigError(
+                f"`across_prompts` is {config.across_prompts}, but {reward_name(reward)!r} cannot "
+                "score a picture against many prompts at once; leave it out."
+            )
+        self.reward = reward
         self.recording, self.config, self.accelerator = recording, config, accelerator
         self.folder, self.steps, self.weights = folder, steps, weights
         own = config.learning_rate
@@ -244,9 +251,7 @@ class _Run:
         drawn = torch.randperm(len(self.train_prompts), generator=generator)
         mine = drawn[: self.config.batch_prompts * world][rank::world].tolist()
         chosen = [self.train_prompts[index] for index in mine]
-        predicted = self._predict(chosen, self.steps[level])
-        label = (self.labels[chosen].to(predicted) - self.mean) / self.deviation
-        loss = distillation_loss(predicted, label, self.config.within_prompt)
+        loss = self._loss(chosen, self.steps[level])
         if not torch.isfinite(loss):
             raise ConfigError(
                 f"The loss is {loss.item()} at step {number}; lower the learning rate and run "
@@ -267,14 +272,36 @@ class _Run:
             return int(torch.randint(first, trained, (), generator=generator))
         return first
 
-    def _predict(self, chosen: list[int], step: int) -> Tensor:
+    def _loss(self, chosen: list[int], step: int) -> Tensor:
+        label = self._standardised(self.labels[chosen].to(self.accelerator.device))
+        prompts = [self.recording.prompts[index] for index in chosen]
+        sigma = self.recording.sigmas[step]
+        if not self.config.across_prompts:
+            texts = [prompt for prompt in prompts for _ in range(label.shape[1])]
+            scores = self.student(self._pixels(chosen, step), texts, sigma)
+            predicted = self._standardised(scores).view(label.shape)
+            return distillation_loss(predicted, label, self.config.within_prompt)
+        every = self._standardised(self.student(self._pixels(chosen, step), prompts, sigma, True))
+        # (prompts, images, prompts): each prompt's own pictures lie on the diagonal.
+        table = every.view(*label.shape, len(prompts))
+        own = torch.arange(len(prompts), device=table.device)
+        loss = distillation_loss(table[own, :, own], label, self.config.within_prompt)
+        wanted = self._standardised(self._finished_scores(chosen, prompts))
+        return loss + self.config.across_prompts * (every - wanted).square().mean()
+
+    def _finished_scores(self, chosen: list[int], prompts: list[str]) -> Tensor:
+        """What the original says of the finished pictures, against each prompt."""
+        with torch.no_grad():
+            finished = self._pixels(chosen, self.recording.num_steps - 1)
+            scores: Tensor = self.reward.score_each(finished, prompts)
+        return scores
+
+    def _pixels(self, chosen: list[int], step: int) -> Tensor:
         pictures = self.recording.pictures(chosen, step)
-        groups = pictures.shape[:2]
-        pixels = pictures.flatten(0, 1).to(self.accelerator.device).float() / 255
-        prompts = [self.recording.prompts[index] for index in chosen for _ in range(groups[1])]
-        scores = self.student(pixels, prompts, self.recording.sigmas[step])
-        standardised: Tensor = (scores - self.mean) / self.deviation
-        return standardised.view(groups)
+        return pictures.flatten(0, 1).to(self.accelerator.device).float() / 255
+
+    def _standardised(self, scores: Tensor) -> Tensor:
+        return (scores - self.mean) / self.deviation
 
     def _save(self, done: int, *, is_in_phase: bool) -> None:
         if not self.accelerator.is_main_process:

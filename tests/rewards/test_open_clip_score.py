@@ -68,6 +68,13 @@ def test_equals_open_clip_after_resizing(reward, clip_folder, pictures):
     torch.testing.assert_close(reward(large, PROMPTS), expected, rtol=0, atol=2e-3)
 
 
+def test_every_picture_against_every_prompt(reward, pictures):
+    table = reward.score_each(pictures, PROMPTS[:2])
+    assert table.shape == (3, 2)
+    for column, prompt in enumerate(PROMPTS[:2]):
+        torch.testing.assert_close(table[:, column], reward(pictures, [prompt] * 3))
+
+
 def test_scale_is_a_factor(reward, clip_folder, pictures):
     scaled = load_clip_score(f"local-dir:{clip_folder}", scale=100.0)
     torch.testing.assert_close(scaled(pictures, PROMPTS), 100 * reward(pictures, PROMPTS))

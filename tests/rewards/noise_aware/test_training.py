@@ -159,6 +159,46 @@ def test_the_order_does_not_depend_on_a_prompts_level_and_needs_two_pictures():
     assert float(distillation_loss(alone, alone, 1.0)) == 0
 
 
+@pytest.mark.parametrize("base_reward", ["clip-score"], indirect=True)
+def test_the_loss_across_prompts_by_hand(base_reward, tmp_path):
+    recording = inverted_recording(tmp_path / "recording", base_reward)
+    config = NoiseAwareTraining(
+        **SHORT | {"steps_per_phase": 1, "batch_prompts": 6, "held_out": 0.5, "until": 0.25},
+        across_prompts=1.5,
+    )
+    losses = []
+    train(
+        base_reward,
+        recording,
+        tmp_path / "out",
+        config,
+        on_step=lambda done, total, loss: losses.append(loss),
+    )
+    chosen, _ = split_prompts(recording, 0.5)
+    assert len(chosen) == 6  # the batch is all of them
+    labels = recording.scores(base_reward.name)
+    mean, deviation = labels[chosen].mean(), labels[chosen].std(correction=0)
+    predicted, wanted = ([] for _ in range(2))
+    for target, step in ((predicted, 0), (wanted, recording.num_steps - 1)):
+        for index in chosen:
+            pictures = recording.pictures([index], step)[0].float() / 255
+            for prompt in chosen:
+                texts = [recording.prompts[prompt]] * len(pictures)
+                target.append((base_reward(pictures, texts) - mean) / deviation)
+    squared = (torch.stack(predicted) - torch.stack(wanted)).square().mean()
+    # A prompt's own pictures count once more, as without other prompts.
+    own = torch.stack(predicted).view(6, 6, -1)[range(6), range(6)]
+    label = (labels[chosen] - mean) / deviation
+    expected = distillation_loss(own, label, config.within_prompt) + 1.5 * squared
+    assert losses[0] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_rewards_that_see_pairs_only_are_not_asked_across_prompts(recording, tmp_path):
+    config = NoiseAwareTraining(**SHORT, across_prompts=1.0)
+    with pytest.raises(ConfigError, match="cannot score a picture against many prompts"):
+        train(brightness_reward(), recording, tmp_path / "out", config)
+
+
 def test_the_curriculum_goes_from_clean_to_noisy_and_ends_with_all():
     config = NoiseAwareTraining(steps_per_phase=7, joint_steps=9)
     assert phases(3, config) == [Phase(2, 7), Phase(1, 7), Phase(0, 7), Phase(None, 9)]
