@@ -79,6 +79,7 @@ PANELS = {
         "target_speedup",
         "max_error",
         "threshold",
+        "closed_loop",
         "residual",
         "mend",
         "max_reuse",

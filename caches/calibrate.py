@@ -19,6 +19,7 @@ from caches.ertacache.calibration import (
     threshold_schedule,
     updates_for_speedup,
 )
+from caches.ertacache.closed_loop import closed_loop_updates
 from caches.ertacache.config import ResidualMode
 from caches.ertacache.recorder import ReuseStatistics
 from caches.evaluation import Denoising, Outcome
@@ -160,6 +161,11 @@ def _schedules(
         "must_update": (0, last) if options.always_last else (0,),
         "max_reuse": options.max_reuse,
     }
+    if options.closed_loop and options.threshold is not None:
+        if mode == "body":
+            return []
+        updates = closed_loop_updates(denoising, prompts, options.threshold, mode, **limits)
+        return [Schedule(updates=updates, mode=mode)]
     if options.threshold is not None:
         return [threshold_schedule(statistics, options.threshold, mode, **limits)]
     if options.max_error is None:

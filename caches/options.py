@@ -31,6 +31,9 @@ class CalibrationOptions:
         minimum=0,
         help="instead, of ertacache: reuse while the relative error stays below this, as published",
     )
+    closed_loop: bool = option(
+        False, help="with threshold: decide where earlier reuse has led, not on uncached runs"
+    )
     residual: Literal["auto", "increment", "output", "body"] = option(
         "auto",
         choices=("auto", "increment", "output", "body"),
@@ -58,6 +61,8 @@ class CalibrationOptions:
             yield f"{' and '.join(f'`{name}`' for name in given)} are given; give one of them"
         if self.threshold is not None and self.cache != "ertacache":
             yield "`threshold` is a rule of ertacache; give target_speedup or max_error for bac"
+        if self.closed_loop and (self.threshold is None or self.residual == "body"):
+            yield "`closed_loop` needs a `threshold`, and the residual increment or output"
 
     @property
     def speedup(self) -> float:

@@ -20,6 +20,7 @@ from caches.calibrate import calibrate
 from caches.enable import make_cache
 from caches.ertacache import calibration as erta
 from caches.ertacache.cache import ERTACache
+from caches.ertacache.closed_loop import closed_loop_updates
 from caches.ertacache.recorder import ReuseStatistics
 from caches.evaluation import Denoising
 from caches.options import CalibrationOptions
@@ -154,6 +155,49 @@ def test_the_schedule_is_the_cheapest_of_all() -> None:
         chosen = erta.choose_schedule(statistics, count, "increment")
         assert len(chosen.updates) == count
         assert total(chosen.updates) == pytest.approx(min(map(total, options)))
+
+
+def closed_loop_by_hand(pipe: Any, threshold: float) -> tuple[int, ...]:
+    """An Euler loop of our own around the bare transformer, that decides as it goes."""
+    calls: dict[str, list[Any]] = {"kwargs": []}
+
+    def keep(module: Any, args: Any, kwargs: Any) -> None:
+        calls["kwargs"].append(kwargs)
+
+    handle = pipe.transformer.register_forward_pre_hook(keep, with_kwargs=True)
+    Denoising(pipe, {"num_inference_steps": STEPS}, batch_prompts=4, seed=3).run(PROMPTS)
+    handle.remove()
+    conditional, negative = calls["kwargs"][:2]
+    sigmas = pipe.scheduler.sigmas
+    scale = gensift.call_defaults(pipe)["true_cfg_scale"]
+    x, kept, updates = conditional["hidden_states"], {}, []
+    with torch.no_grad():
+        for step in range(STEPS):
+            outputs = {}
+            for name, given in (("cond", conditional), ("uncond", negative)):
+                time = given["timestep"] * 0 + sigmas[step]
+                arguments = given | {"hidden_states": x, "timestep": time, "return_dict": False}
+                v = pipe.transformer(**arguments)[0]
+                if name == "cond":
+                    is_reused = step > 0 and (
+                        relative(kept[name] - (v - x), v - x).mean() < threshold
+                    )
+                    updates += [] if is_reused else [step]
+                kept[name] = kept[name] if is_reused else v - x
+                outputs[name] = x + kept[name]
+            guided = outputs["uncond"] + scale * (outputs["cond"] - outputs["uncond"])
+            x = x + (sigmas[step + 1] - sigmas[step]) * guided
+    return tuple(updates)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.3, 0.5, 9.0])
+def test_the_closed_loop_by_hand(threshold: float, pipe: Any, denoising: Denoising) -> None:
+    found = closed_loop_updates(denoising, PROMPTS, threshold)
+    assert found == closed_loop_by_hand(pipe, threshold)
+    if threshold in (0.0, 9.0):
+        assert found == {0.0: tuple(range(STEPS)), 9.0: (0,)}[threshold]
+    limited = closed_loop_updates(denoising, PROMPTS, 9.0, must_update=(0, 5), max_reuse=2)
+    assert limited == (0, 3, 5)
 
 
 @pytest.mark.parametrize(("held_out", "expected"), [(0.3, 0.3), (-0.3, None)])
