@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from caches.cache import Cache
+from gensift.denoising.modules import denoisers_of
 from gensift.errors import GensiftError
 
 Switch = Callable[[Any], AbstractContextManager[None]]
@@ -65,88 +67,99 @@ def diffusers_caches(
         num_steps: of the loop.
         calibrate: runs the pipeline once, for MagCache's ratios.
     """
-    import torch
-    from diffusers import (
-        FasterCacheConfig,
-        FirstBlockCacheConfig,
-        MagCacheConfig,
-        PyramidAttentionBroadcastConfig,
-        TaylorSeerCacheConfig,
-    )
-
-    def timestep() -> int:
-        return int(pipe._current_timestep or 0)
-
-    found = [
-        _of_diffusers(
-            "FirstBlockCache", f"threshold {limit}", FirstBlockCacheConfig(threshold=limit)
-        )
-        for limit in (0.02, 0.05, 0.08, 0.12, 0.2)
-    ]
     ratios = mag_ratios(pipe, num_steps, calibrate)
-    found += [
-        _of_diffusers(
-            "MagCache",
-            f"threshold {limit}, at most {most}",
-            MagCacheConfig(
-                threshold=limit,
-                max_skip_steps=most,
-                num_inference_steps=num_steps,
-                mag_ratios=ratios,
-            ),
-        )
-        for limit, most in ((0.03, 1), (0.06, 2), (0.06, 3), (0.12, 3), (0.24, 5))
+    return [
+        *(first_block_cache(limit) for limit in (0.02, 0.05, 0.08, 0.12, 0.2)),
+        *(
+            mag_cache(ratios, num_steps, limit, most)
+            for limit, most in ((0.03, 1), (0.06, 2), (0.06, 3), (0.12, 3), (0.24, 5))
+        ),
+        *(
+            taylor_seer(every, order, is_lite)
+            for every, order, is_lite in (
+                (2, 1, False),
+                (3, 1, False),
+                (2, 1, True),
+                (3, 1, True),
+                (4, 1, True),
+                (2, 2, True),
+            )
+        ),
+        *(pyramid_attention_broadcast(pipe, every) for every in (2, 3)),
+        faster_cache(pipe),
     ]
-    found += [
-        _of_diffusers(
-            "TaylorSeer",
-            f"every {every}, order {order}, {'lite' if lite else 'attention'}",
-            TaylorSeerCacheConfig(
-                cache_interval=every,
-                disable_cache_before_step=3,
-                max_order=order,
-                taylor_factors_dtype=torch.float32,
-                use_lite_mode=lite,
-            ),
-        )
-        for every, order, lite in (
-            (2, 1, False),
-            (3, 1, False),
-            (2, 1, True),
-            (3, 1, True),
-            (4, 1, True),
-            (2, 2, True),
-        )
-    ]
-    found += [
-        _of_diffusers(
-            "pyramid attention broadcast",
-            f"every {every}",
-            PyramidAttentionBroadcastConfig(
-                spatial_attention_block_skip_range=every,
-                spatial_attention_timestep_skip_range=(100, 900),
-                spatial_attention_block_identifiers=("transformer_blocks",),
-                current_timestep_callback=timestep,
-            ),
-        )
-        for every in (2, 3)
-    ]
-    found.append(
-        _of_diffusers(
-            "FasterCache",
-            "attention every 2",
-            FasterCacheConfig(
-                spatial_attention_block_skip_range=2,
-                spatial_attention_timestep_skip_range=(-1, 900),
-                spatial_attention_block_identifiers=("transformer_blocks",),
-                attention_weight_callback=lambda module: 0.5,
-                is_guidance_distilled=True,
-                tensor_format="BCHW",
-                current_timestep_callback=timestep,
-            ),
-        )
+
+
+def first_block_cache(limit: float) -> CacheContender:
+    """FirstBlockCache: the other blocks are skipped while the first changes less than `limit`."""
+    from diffusers import FirstBlockCacheConfig
+
+    config = FirstBlockCacheConfig(threshold=limit)
+    return _of_diffusers("FirstBlockCache", f"threshold {limit:.3g}", config)
+
+
+def mag_cache(ratios: Sequence[float], num_steps: int, limit: float, most: int) -> CacheContender:
+    """MagCache with these ratios, one per step; at most `most` steps are skipped in a row."""
+    from diffusers import MagCacheConfig
+
+    config = MagCacheConfig(
+        threshold=limit,
+        max_skip_steps=most,
+        num_inference_steps=num_steps,
+        mag_ratios=list(ratios),
     )
-    return found
+    return _of_diffusers("MagCache", f"threshold {limit}, at most {most}", config)
+
+
+def taylor_seer(every: int, order: int, is_lite: bool) -> CacheContender:
+    """TaylorSeer: attention outputs are extrapolated, or in the lite form the last projection's."""
+    import torch
+    from diffusers import TaylorSeerCacheConfig
+
+    config = TaylorSeerCacheConfig(
+        cache_interval=every,
+        disable_cache_before_step=3,
+        max_order=order,
+        taylor_factors_dtype=torch.float32,
+        use_lite_mode=is_lite,
+        # By itself it looks for modules called `attn`, and so finds none in Wan.
+        cache_identifiers=None if is_lite else [r"[^.]*blocks\.\d+\.attn\d?"],
+    )
+    form = "lite" if is_lite else "attention"
+    return _of_diffusers("TaylorSeer", f"every {every}, order {order}, {form}", config)
+
+
+def pyramid_attention_broadcast(pipe: Any, every: int) -> CacheContender:
+    """Pyramid attention broadcast: self-attention of all blocks is computed every so often."""
+    from diffusers import PyramidAttentionBroadcastConfig
+
+    config = PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=every,
+        spatial_attention_timestep_skip_range=(100, 900),
+        spatial_attention_block_identifiers=("blocks",),
+        current_timestep_callback=_timestep_of(pipe),
+    )
+    return _of_diffusers("pyramid attention broadcast", f"every {every}", config)
+
+
+def faster_cache(pipe: Any) -> CacheContender:
+    """FasterCache on attention."""
+    from diffusers import FasterCacheConfig
+
+    config = FasterCacheConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(-1, 900),
+        spatial_attention_block_identifiers=("transformer_blocks",),
+        attention_weight_callback=lambda module: 0.5,
+        is_guidance_distilled=True,
+        tensor_format="BCHW",
+        current_timestep_callback=_timestep_of(pipe),
+    )
+    return _of_diffusers("FasterCache", "attention every 2", config)
+
+
+def _timestep_of(pipe: Any) -> Callable[[], int]:
+    return lambda: int(pipe._current_timestep or 0)
 
 
 def mag_ratios(pipe: Any, num_steps: int, calibrate: Callable[[], None]) -> list[float]:
@@ -166,21 +179,29 @@ def mag_ratios(pipe: Any, num_steps: int, calibrate: Callable[[], None]) -> list
 
 def cache_dit_caches(num_steps: int) -> list[CacheContender]:
     """cache-dit's DBCache; none where that package is not installed."""
-    try:
-        import cache_dit
-    except ImportError:
+    if importlib.util.find_spec("cache_dit") is None:
         return []
+    return [dual_block_cache(num_steps, limit) for limit in (0.04, 0.08, 0.12, 0.2, 0.3)]
 
-    def contender(limit: float, compute: int) -> CacheContender:
-        @contextmanager
-        def switch(pipe: Any) -> Iterator[None]:
-            config = cache_dit.DBCacheConfig(
-                Fn_compute_blocks=compute,
-                Bn_compute_blocks=0,
-                residual_diff_threshold=limit,
-                max_warmup_steps=4,
-                num_inference_steps=num_steps,
-            )
+
+def dual_block_cache(num_steps: int, limit: float, compute: int = 1) -> CacheContender:
+    """cache-dit's DBCache: the blocks behind the first `compute` are skipped, as FirstBlockCache.
+
+    Its switch raises ImportError where cache-dit is not installed.
+    """
+
+    @contextmanager
+    def switch(pipe: Any) -> Iterator[None]:
+        import cache_dit
+
+        config = cache_dit.DBCacheConfig(
+            Fn_compute_blocks=compute,
+            Bn_compute_blocks=0,
+            residual_diff_threshold=limit,
+            max_warmup_steps=4,
+            num_inference_steps=num_steps,
+        )
+        with _as_before(denoisers_of(pipe)[0]):
             with contextlib.redirect_stdout(io.StringIO()):
                 cache_dit.enable_cache(pipe, cache_config=config)
             try:
@@ -188,19 +209,37 @@ def cache_dit_caches(num_steps: int) -> list[CacheContender]:
             finally:
                 cache_dit.disable_cache(pipe)
 
-        return CacheContender("cache-dit DBCache", f"F{compute}B0, threshold {limit}", switch)
+    return CacheContender("cache-dit DBCache", f"F{compute}B0, threshold {limit:.3g}", switch)
 
-    return [contender(limit, 1) for limit in (0.04, 0.08, 0.12, 0.2, 0.3)]
+
+@contextmanager
+def _as_before(denoiser: Any) -> Iterator[None]:
+    """Undo what cache-dit leaves behind: another `forward`, and parts in another order.
+
+    FirstBlockCache takes the first list of blocks for the one that runs first.
+    """
+    attributes = [(vars(part), dict(vars(part))) for part in denoiser.modules()]
+    parts = dict(denoiser.named_children())
+    try:
+        yield
+    finally:
+        for present, own in attributes:
+            present.clear()
+            present.update(own)
+        for name, part in parts.items():
+            delattr(denoiser, name)
+            setattr(denoiser, name, part)
 
 
 def _of_diffusers(method: str, setting: str, config: Any) -> CacheContender:
     @contextmanager
     def switch(pipe: Any) -> Iterator[None]:
-        pipe.transformer.enable_cache(config)
+        denoiser: Any = denoisers_of(pipe)[0]
+        denoiser.enable_cache(config)
         try:
             yield
         finally:
-            pipe.transformer.disable_cache()
+            denoiser.disable_cache()
 
     return CacheContender(method, setting, switch)
 

@@ -1,8 +1,9 @@
-"""Random-weight pipelines as large as SDXL and FLUX.1, built on the device without a download.
+"""Random-weight pipelines as large as SDXL, FLUX.1 and Wan 2.1, built without a download.
 
 Time, memory and FLOPs of a pipeline depend on the shapes of its weights, not on their values. The
 denoisers and VAEs have the published configurations; the text encoders have the published widths
-and lengths but few layers, since a prompt is encoded once however many candidates there are.
+and lengths but few layers, since a prompt is encoded once however many candidates there are. All of
+a pipeline is of one dtype; of a real Wan diffusers keeps norms and time embedding in float32.
 Pictures are noise, so nothing can be learnt here about rewards.
 
 The tiny variants have the same classes and block structure in small widths, for tests on a CPU.
@@ -25,6 +26,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     T5Config,
     T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 from gensift.zoo.recipes.vocabulary import build_clip_tokenizer, build_t5_tokenizer
@@ -43,17 +46,18 @@ class Architecture:
 
     Attributes:
         denoiser: of the UNet or transformer.
-        vae: of the `AutoencoderKL`.
-        preview_decoder: of the `AutoencoderTiny` that decodes early estimates.
+        vae: of the `AutoencoderKL` or `AutoencoderKLWan`.
+        preview_decoder: of the `AutoencoderTiny` that decodes early estimates; empty for videos,
+            which it cannot decode.
         clips: of each CLIP text encoder's `CLIPTextConfig`, layers aside.
-        t5: of the `T5Config`, layers aside; empty where there is none.
-        arguments: of the pipeline call, beside size and steps.
+        t5: of the `T5Config` or `UMT5Config`, layers aside; empty where there is none.
+        arguments: of the pipeline call, beside steps and the size of pictures.
     """
 
     denoiser: dict[str, Any]
     vae: dict[str, Any]
-    preview_decoder: dict[str, Any]
-    clips: tuple[dict[str, Any], ...]
+    preview_decoder: dict[str, Any] = field(default_factory=dict)
+    clips: tuple[dict[str, Any], ...] = ()
     t5: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -96,6 +100,13 @@ FLUX_VAE = VAE | {
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
+T5_XXL = {
+    "d_model": 4096,
+    "d_kv": 64,
+    "num_heads": 64,
+    "d_ff": 10240,
+    "feed_forward_proj": "gated-gelu",
+}
 
 FULL = {
     # Source: the configurations in stabilityai/stable-diffusion-xl-base-1.0.
@@ -112,14 +123,27 @@ FULL = {
         vae=FLUX_VAE,
         preview_decoder={"latent_channels": 16},
         clips=(_clip(768, 12, "quick_gelu"),),
-        t5={
-            "d_model": 4096,
-            "d_kv": 64,
-            "num_heads": 64,
-            "d_ff": 10240,
-            "feed_forward_proj": "gated-gelu",
-        },
+        t5=T5_XXL,
         arguments={"guidance_scale": 3.5, "max_sequence_length": 512},
+    ),
+    # Source: the configurations in Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+    "wan": Architecture(
+        denoiser={
+            "num_layers": 30,
+            "num_attention_heads": 12,
+            "attention_head_dim": 128,
+            "ffn_dim": 8960,
+            "text_dim": 4096,
+        },
+        vae={},
+        t5=T5_XXL,
+        arguments={
+            "height": 480,
+            "width": 832,
+            "num_frames": 81,
+            "guidance_scale": 5.0,
+            "max_sequence_length": 512,
+        },
     ),
 }
 
@@ -163,6 +187,21 @@ TINY = {
         t5=FULL["flux"].t5 | {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 32},
         arguments=FULL["flux"].arguments | {"max_sequence_length": 16},
     ),
+    "wan": Architecture(
+        denoiser=FULL["wan"].denoiser
+        | {
+            "num_layers": 3,
+            "num_attention_heads": 2,
+            "attention_head_dim": 12,
+            "ffn_dim": 32,
+            "text_dim": 32,
+            "freq_dim": 16,
+        },
+        vae={"base_dim": 8, "num_res_blocks": 1},
+        t5=T5_XXL | {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 32},
+        arguments=FULL["wan"].arguments
+        | {"height": 32, "width": 48, "num_frames": 9, "max_sequence_length": 16},
+    ),
 }
 
 TINY_CLIP = {
@@ -200,24 +239,29 @@ def created_on(device: str, dtype: torch.dtype) -> Iterator[None]:
 
 
 def build_denoiser(name: str, architecture: Architecture) -> nn.Module:
-    """The denoiser of `name` ("sdxl" or "flux"), on the device that is current."""
-    kind = {"sdxl": diffusers.UNet2DConditionModel, "flux": diffusers.FluxTransformer2DModel}
+    """The denoiser of `name` ("sdxl", "flux" or "wan"), on the device that is current."""
+    kind = {
+        "sdxl": diffusers.UNet2DConditionModel,
+        "flux": diffusers.FluxTransformer2DModel,
+        "wan": diffusers.WanTransformer3DModel,
+    }
     denoiser: nn.Module = kind[name](**architecture.denoiser)
     return denoiser.eval().requires_grad_(False)
 
 
-def build_vae(architecture: Architecture) -> nn.Module:
-    """The VAE, on the device that is current."""
-    vae: nn.Module = diffusers.AutoencoderKL(**architecture.vae)
+def build_vae(name: str, architecture: Architecture) -> nn.Module:
+    """The VAE of `name`, on the device that is current."""
+    kind = diffusers.AutoencoderKLWan if name == "wan" else diffusers.AutoencoderKL
+    vae: nn.Module = kind(**architecture.vae)
     return vae.eval().requires_grad_(False)
 
 
 def build_pipeline(
     name: str, architecture: Architecture, device: str, dtype: torch.dtype, seed: int = 0
 ) -> Any:
-    """The pipeline of `name` ("sdxl" or "flux") with random weights."""
+    """The pipeline of `name` ("sdxl", "flux" or "wan") with random weights."""
     torch.manual_seed(seed)
-    pipe = {"sdxl": _sdxl, "flux": _flux}[name](architecture, device, dtype)
+    pipe = {"sdxl": _sdxl, "flux": _flux, "wan": _wan}[name](architecture, device, dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -228,7 +272,7 @@ def _sdxl(architecture: Architecture, device: str, dtype: torch.dtype) -> Any:
     with created_on(device, dtype):
         parts = {
             "unet": build_denoiser("sdxl", architecture),
-            "vae": build_vae(architecture),
+            "vae": build_vae("sdxl", architecture),
             "text_encoder": CLIPTextModel(first).eval(),
             "text_encoder_2": CLIPTextModelWithProjection(second).eval(),
         }
@@ -253,7 +297,7 @@ def _flux(architecture: Architecture, device: str, dtype: torch.dtype) -> Any:
     with created_on(device, dtype):
         parts = {
             "transformer": build_denoiser("flux", architecture),
-            "vae": build_vae(architecture),
+            "vae": build_vae("flux", architecture),
             "text_encoder": CLIPTextModel(_clip_config(architecture.clips[0], tokenizer)).eval(),
             "text_encoder_2": T5EncoderModel(t5).eval(),
         }
@@ -268,6 +312,24 @@ def _flux(architecture: Architecture, device: str, dtype: torch.dtype) -> Any:
             max_shift=1.15,
             base_image_seq_len=256,
             max_image_seq_len=4096,
+        ),
+    )
+
+
+def _wan(architecture: Architecture, device: str, dtype: torch.dtype) -> Any:
+    tokenizer = build_t5_tokenizer()
+    t5 = UMT5Config(vocab_size=len(tokenizer), num_layers=TEXT_LAYERS, **architecture.t5)
+    with created_on(device, dtype):
+        parts = {
+            "transformer": build_denoiser("wan", architecture),
+            "vae": build_vae("wan", architecture),
+            "text_encoder": UMT5EncoderModel(t5).eval(),
+        }
+    return diffusers.WanPipeline(
+        **parts,
+        tokenizer=tokenizer,
+        scheduler=diffusers.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
     )
 

@@ -1,10 +1,12 @@
-"""TTSnap on pipelines as large as SDXL and FLUX.1, random weights, on one big GPU.
+"""TTSnap and caches on pipelines as large as SDXL, FLUX.1 and Wan 2.1, on one big GPU.
 
     python -m benchmarks.gpu [--device cuda] [--sizes sdxl flux] [--quick] [--output FOLDER]
+    python -m benchmarks.gpu --sections caches --sizes flux --name gpu-caches-flux
+    python -m benchmarks.gpu --sections caches --sizes wan --wan-frames 81 --name gpu-caches-wan
     python -m benchmarks.gpu --tiny --device cpu --output FOLDER     # the same code in seconds
 
 Needs a GPU of about 80 GiB and no network; see `benchmarks.full_size` for what is full size and
-what is not. Per pipeline:
+what is not. Weights are random. Per pipeline:
 
 * prices: FLOPs and seconds of a step, of a verdict by the VAE, and of a preview by a tiny decoder;
 * equal budget: what fits into the cost of best-of-N, counted in FLOPs and in seconds. Early
@@ -13,11 +15,14 @@ what is not. Per pipeline:
 * row gate: TTSnap without rewards, which keeps all, against the plain pipeline call;
 * micro-batches: time per denoiser row and peak memory by `max_rows`;
 * attention: the native kernels against xformers, or why xformers cannot be used;
-* survivors: the winner of a search against the same seed drawn alone.
+* survivors: the winner of a search against the same seed drawn alone;
+* caches: speed-up against the ideal, overhead and memory of ours; those of diffusers and cache-dit.
 
+Of a pipeline for videos (wan) only the caches are measured; it is not among the default sizes.
 Alternatives are interleaved, and repeated less where the time limit asks for it. Peaks count what
 torch allocated, weights included. A section that runs out of memory says so and the rest goes on.
-Without --output the figures go to `docs/benchmarks`; that is refused on a CPU.
+Without --output the figures go to `docs/benchmarks`; that is refused on a CPU. A choice of sections
+gets a file of its own, so that it does not take the place of all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +31,8 @@ import argparse
 import gc
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +40,7 @@ from typing import Any
 import torch
 
 from benchmarks import gpu_budget as budget
+from benchmarks import gpu_caches as caches
 from benchmarks import gpu_sections as sections
 from benchmarks.full_size import (
     FULL,
@@ -50,33 +57,60 @@ from benchmarks.results import FOLDER, publish
 from benchmarks.timing import Deadline
 from gensift.denoising.modules import denoisers_of
 from gensift.errors import DeviceError
+from samplers.diffusion.schedule import Prices
+
+Section = Callable[[Subject, Extent, int, dict[str, Prices]], dict[str, Any]]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 QUICK = Extent(rounds=1, budget=4, candidates=8)
+SIZES = ("sdxl", "flux")
+"""Measured where nothing else is asked for."""
+SECTIONS: dict[str, Section | Mapping[str, Section]] = {
+    "equal_budget": budget.equal_budget,
+    "row_gate": sections.row_gate,
+    "micro_batches": sections.micro_batches,
+    "attention": sections.attention,
+    "survivors": sections.survivors,
+    "caches": caches.PARTS,
+}
+NOT_OF_VIDEOS = {
+    "equal_budget": "the reward judges pictures, and there is no tiny decoder of videos",
+    "row_gate": "it is about batches of candidates; one video fills the GPU",
+    "micro_batches": "it is about batches of candidates; one video fills the GPU",
+    "attention": "it is about batches of candidates; one video fills the GPU",
+    "survivors": "it compares pictures, pixel by pixel",
+}
+PLOTTED = {"equal_budget", "micro_batches"}
 
 
 def build(name: str, arguments: argparse.Namespace, folder: Path) -> Subject:
-    """The pipeline `name` with its reward and preview decoder on the device."""
+    """The pipeline `name` on the device, for pictures with a reward and a preview decoder."""
     architecture = (TINY if arguments.tiny else FULL)[name]
     dtype, device = DTYPES[arguments.dtype], arguments.device
-    side = {"sdxl": arguments.sdxl_size, "flux": arguments.flux_size}[name]
-    return Subject(
+    subject = Subject(
         name=name,
         pipe=build_pipeline(name, architecture, device, dtype),
+        reward=None,
+        preview_decoder="vae",
+        arguments={"num_inference_steps": arguments.steps, **architecture.arguments},
+        device=device,
+    )
+    if subject.is_video:
+        frames = arguments.wan_frames or subject.arguments["num_frames"]
+        return replace(subject, arguments=subject.arguments | {"num_frames": frames})
+    side = {"sdxl": arguments.sdxl_size, "flux": arguments.flux_size}[name]
+    return replace(
+        subject,
         reward=build_reward(TINY_CLIP if arguments.tiny else None, device, dtype),
         preview_decoder=save_preview_decoder(architecture, device, dtype, folder / name),
-        arguments={
-            "height": side,
-            "width": side,
-            "num_inference_steps": arguments.steps,
-            **architecture.arguments,
-        },
-        device=device,
+        arguments={"height": side, "width": side, **subject.arguments},
     )
 
 
-def measure(subject: Subject, extent: Extent, deadline: Deadline) -> dict[str, Any]:
-    """All figures of one pipeline."""
+def measure(
+    subject: Subject, extent: Extent, deadline: Deadline, chosen: Sequence[str] = tuple(SECTIONS)
+) -> dict[str, Any]:
+    """The figures of one pipeline, of the sections `chosen`."""
     denoiser = denoisers_of(subject.pipe)[0]
     found: dict[str, Any] = {
         "denoiser": type(denoiser).__name__,
@@ -85,24 +119,27 @@ def measure(subject: Subject, extent: Extent, deadline: Deadline) -> dict[str, A
         "weights": f"random; text encoders of {TEXT_LAYERS} layers",
         "arguments": subject.arguments,
     }
-    prices = budget.prices(subject, extent.rounds)
-    found["prices"] = budget.describe_prices(prices)
-    parts: dict[str, Callable[..., dict[str, Any]]] = {
-        "equal_budget": budget.equal_budget,
-        "row_gate": sections.row_gate,
-        "micro_batches": sections.micro_batches,
-        "attention": sections.attention,
-        "survivors": sections.survivors,
-    }
-    for name, section in parts.items():
+    if subject.is_video or set(chosen) == {"caches"}:
+        step = caches.step_seconds(subject, extent)
+        prices = {"seconds": Prices(step=step)}
+        found["prices"] = {"seconds": {"step": step}}
+    else:
+        prices = budget.prices(subject, extent.rounds)
+        found["prices"] = budget.describe_prices(prices)
+
+    def figures_of(name: str, section: Section | Mapping[str, Section]) -> dict[str, Any]:
+        if isinstance(section, Mapping):
+            return {part: figures_of(f"{name}.{part}", own) for part, own in section.items()}
+        if subject.is_video and name in NOT_OF_VIDEOS:
+            return {"skipped": NOT_OF_VIDEOS[name]}
         estimate = sections.seconds_per_round(name, subject, extent, prices)
         rounds = deadline.affordable(extent.rounds, estimate)
         _say(subject, f"{name}: {rounds} x {estimate:.1f} s, {deadline.left_s:.0f} s left")
         if rounds == 0:
-            found[name] = {"skipped": f"one round takes {estimate:.0f} s, beyond the time limit"}
-            continue
-        found[name] = _or_out_of_memory(partial(section, subject, extent, rounds, prices))
-    return found
+            return {"skipped": f"one round takes {estimate:.0f} s, beyond the time limit"}
+        return _or_out_of_memory(partial(section, subject, extent, rounds, prices))
+
+    return found | {name: figures_of(name, SECTIONS[name]) for name in chosen}
 
 
 def _or_out_of_memory(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -125,13 +162,17 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--sizes", nargs="+", choices=tuple(FULL), default=list(FULL))
+    parser.add_argument("--sizes", nargs="+", choices=tuple(FULL), default=list(SIZES))
+    parser.add_argument(
+        "--sections", nargs="+", choices=tuple(SECTIONS), default=list(SECTIONS), help="default all"
+    )
     parser.add_argument("--tiny", action="store_true", help="small widths, for tests")
     parser.add_argument("--quick", action="store_true", help="one round of fewer candidates")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="bfloat16")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--sdxl-size", type=int, default=1024, help="pixels; 512 is quicker")
     parser.add_argument("--flux-size", type=int, default=512)
+    parser.add_argument("--wan-frames", type=int, help="4 k + 1 of them, at most 81; default 81")
     parser.add_argument("--budget", type=int, help=f"N of best-of-N; default {full.budget}")
     parser.add_argument(
         "--candidates", type=int, help=f"of the other sections; default {full.candidates}"
@@ -139,7 +180,13 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help=f"repetitions; default {full.rounds}")
     parser.add_argument("--time-limit-s", type=float, default=540.0, help="building included")
     parser.add_argument("--output", type=Path, help="folder; default docs/benchmarks")
+    parser.add_argument("--name", help="of the files; default gpu, or gpu- and chosen sections")
     arguments = parser.parse_args(given)
+    if arguments.wan_frames is not None and arguments.wan_frames not in range(1, 82, 4):
+        parser.error(f"--wan-frames is {arguments.wan_frames}; give 1, 5, 9 ... or 81")
+    if arguments.name is None:
+        is_whole = set(arguments.sections) == set(SECTIONS)
+        arguments.name = "gpu" if is_whole else "-".join(["gpu", *arguments.sections])
     if arguments.output is None and (arguments.tiny or arguments.device == "cpu"):
         parser.error("a tiny pipeline or a CPU is no result to publish; give --output FOLDER")
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -169,13 +216,14 @@ def main(given: Sequence[str] | None = None) -> None:
             start = time.perf_counter()
             subject = build(name, arguments, Path(scratch))
             _say(subject, f"built in {time.perf_counter() - start:.0f} s")
-            figures["pipelines"][name] = measure(subject, extent, own)
+            figures["pipelines"][name] = measure(subject, extent, own, arguments.sections)
             # After each, so that a later failure loses nothing.
-            publish("gpu", figures, folder)
+            publish(arguments.name, figures, folder)
             del subject
             gc.collect()
             torch.cuda.empty_cache()
-    plot(figures["pipelines"], folder / "gpu.png")
+    if PLOTTED & set(arguments.sections):
+        plot(figures["pipelines"], folder / f"{arguments.name}.png")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ def plot(pipelines: dict[str, Any], file: Path) -> None:
         (memory, "peak_memory_mib", "peak memory, GiB", 2**-10),
     ):
         for name, found in pipelines.items():
-            rows = [r for r in found["micro_batches"].get("rows", []) if r.get(key) is not None]
+            rows = found.get("micro_batches", {}).get("rows", [])
+            rows = [row for row in rows if row.get(key) is not None]
             values = [row[key] * unit for row in rows]
             axis.plot([row["max_rows"] for row in rows], values, marker="o", label=name)
         axis.set_xscale("log", base=2)
@@ -33,7 +34,7 @@ def plot(pipelines: dict[str, Any], file: Path) -> None:
 def _bars(axis: Any, pipelines: dict[str, Any]) -> None:
     labels, values = [], []
     for name, found in pipelines.items():
-        for row in found["equal_budget"].get("rows", []):
+        for row in found.get("equal_budget", {}).get("rows", []):
             units = " and ".join(row["equal_in"])
             how = "" if row["name"] == "best-of-n" else f", equal {units}"
             labels.append(f"{name}: {row['name']}{how}")

@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from benchmarks.gpu_budget import contenders, search_cost_of
+from benchmarks.gpu_caches import ROUND_COSTS, rows_of
 from benchmarks.gpu_subject import PROMPT, SHORT_STEPS, Extent, Subject
 from benchmarks.overhead import DenoiserClock
 from benchmarks.timing import interleaved, ratio, summary
@@ -30,6 +31,8 @@ def seconds_per_round(
     """About how long one round of a section takes, with its share of the warm-up."""
     step = found["seconds"].step
     whole, short = subject.steps * step, SHORT_STEPS * step
+    if part in ROUND_COSTS:
+        return ROUND_COSTS[part] * rows_of(subject, extent) * whole
     if part == "equal_budget":
         chosen = contenders(found, extent.budget, subject.steps)
         costs = [search_cost_of(*key, subject.steps, found)["seconds"] for key in chosen if key[1]]

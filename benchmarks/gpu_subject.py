@@ -32,8 +32,8 @@ class Subject:
     Attributes:
         name: short name.
         pipe: the diffusers pipeline.
-        reward: what judges.
-        preview_decoder: folder of the tiny decoder of early estimates.
+        reward: what judges; None for videos.
+        preview_decoder: folder of the tiny decoder of early estimates; "vae" for videos.
         arguments: of the pipeline call.
         device: where it runs.
     """
@@ -56,6 +56,11 @@ class Subject:
         return guidance_rows(self.pipe, self.arguments)
 
     @property
+    def is_video(self) -> bool:
+        """Whether the pipeline makes videos."""
+        return "num_frames" in self.arguments
+
+    @property
     def denoiser(self) -> Any:
         """The UNet or transformer."""
         return denoisers_of(self.pipe)[0]
@@ -76,13 +81,13 @@ class Subject:
 
     def plain(self, seeds: list[int], **overrides: Any) -> torch.Tensor:
         """Latents of the pipeline alone, one seed per row."""
-        arguments = self.arguments | {"output_type": "latent"} | overrides
+        count_argument = "num_videos_per_prompt" if self.is_video else "num_images_per_prompt"
+        arguments = self.arguments | {"output_type": "latent", count_argument: len(seeds)}
         latents: torch.Tensor = self.pipe(
             PROMPT,
-            num_images_per_prompt=len(seeds),
             generator=make_generators(seeds),
             return_dict=False,
-            **arguments,
+            **(arguments | overrides),
         )[0]
         return latents
 

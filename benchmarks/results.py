@@ -20,7 +20,7 @@ import gensift
 from gensift.files import write_atomically
 
 FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
-PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "xformers")
+PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "xformers", "cache_dit")
 
 
 def publish(name: str, figures: Mapping[str, Any], folder: Path = FOLDER) -> Path:

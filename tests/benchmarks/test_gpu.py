@@ -118,8 +118,10 @@ def test_what_the_time_limit_does_not_allow_is_left_out(tmp_path, monkeypatch) -
     monkeypatch.setattr(gpu.budget, "prices", lambda *_: {"flops": price, "seconds": price})
     gpu.main([*OPTIONS, "--sizes", "flux", "--output", str(tmp_path), "--time-limit-s", "0"])
     found = json.loads((tmp_path / "gpu.json").read_text())["pipelines"]["flux"]
-    parts = ("equal_budget", "row_gate", "micro_batches", "attention", "survivors")
-    assert all("beyond the time limit" in found[name]["skipped"] for name in parts)
+    parts = [found[name] for name in gpu.SECTIONS if name != "caches"]
+    parts += found["caches"].values()
+    assert len(parts) == 8
+    assert all("beyond the time limit" in part["skipped"] for part in parts)
 
 
 def test_rounds_are_cut_to_the_time_limit() -> None:
@@ -142,6 +144,33 @@ def test_no_tiny_or_cpu_figure_is_published(options, capsys) -> None:
     with pytest.raises(SystemExit):
         gpu.parse(options)
     assert "--output" in capsys.readouterr().err
+
+
+def test_the_default_is_all_of_the_pictures(tmp_path) -> None:
+    arguments = gpu.parse(["--device", "cpu", "--output", str(tmp_path)])
+    assert arguments.sizes == ["sdxl", "flux"]
+    assert arguments.sections == list(gpu.SECTIONS)
+    assert arguments.name == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--sections", "caches"], "gpu-caches"),
+        (["--sections", "row_gate", "caches"], "gpu-row_gate-caches"),
+        (["--sections", "caches", "--name", "wan"], "wan"),
+    ],
+)
+def test_chosen_sections_do_not_replace_the_figures_of_all(tmp_path, options, name) -> None:
+    common = ["--device", "cpu", "--output", str(tmp_path)]
+    assert gpu.parse([*common, *options]).name == name
+
+
+@pytest.mark.parametrize("frames", ["0", "80", "85"])
+def test_videos_have_one_more_than_a_multiple_of_four_frames(frames, capsys) -> None:
+    with pytest.raises(SystemExit):
+        gpu.parse(["--device", "cpu", "--output", "folder", "--wan-frames", frames])
+    assert "--wan-frames" in capsys.readouterr().err
 
 
 def test_quick_measures_less_and_single_options_go_before_it(tmp_path) -> None:
@@ -167,17 +196,17 @@ def test_a_search_too_dear_for_one_candidate_is_left_out() -> None:
     assert contenders(price, 1, 20)["best-of-n", 1] == ["flops"]
 
 
-@pytest.mark.parametrize(("name", "millions"), [("sdxl", 2567), ("flux", 11901)])
+@pytest.mark.parametrize(("name", "millions"), [("sdxl", 2567), ("flux", 11901), ("wan", 1419)])
 def test_the_denoiser_is_of_full_size(name, millions) -> None:
     with torch.device("meta"):
         denoiser = build_denoiser(name, FULL[name])
     assert _millions(denoiser) == pytest.approx(millions, rel=0.01)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("sdxl", 83.65), ("flux", 83.82)])
+@pytest.mark.parametrize(("name", "millions"), [("sdxl", 83.65), ("flux", 83.82), ("wan", 126.9)])
 def test_the_vae_is_of_full_size(name, millions) -> None:
     with torch.device("meta"):
-        vae = build_vae(FULL[name])
+        vae = build_vae(name, FULL[name])
     assert _millions(vae) == pytest.approx(millions, rel=0.001)
 
 
@@ -225,7 +254,7 @@ def test_a_gate_that_halved_its_batch_counts_as_out_of_memory(subject, monkeypat
         assert str(gpu_sections._limited(subject, 8, 8)).startswith("Out of memory with")
 
 
-@pytest.mark.parametrize("name", ["sdxl", "flux"])
+@pytest.mark.parametrize("name", list(FULL))
 def test_all_parts_are_made_in_the_wanted_type_and_place(name) -> None:
     pipe = build_pipeline(name, FULL[name], "meta", torch.bfloat16)
     modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
