@@ -27,15 +27,19 @@ class CacheContender:
         setting: what was set, in a few words.
         switch: puts it on a pipeline for the length of a block.
         steps: denoising steps, where they are fewer.
+        ideal: speed-up of the denoiser that the skipped share of its time allows, where known.
     """
 
     method: str
     setting: str
     switch: Switch
     steps: int | None = None
+    ideal: float | None = None
 
 
-def ours(method: str, setting: str, make: Callable[[], Cache]) -> CacheContender:
+def ours(
+    method: str, setting: str, make: Callable[[], Cache], ideal: float | None = None
+) -> CacheContender:
     """One of our caches."""
 
     @contextmanager
@@ -47,7 +51,7 @@ def ours(method: str, setting: str, make: Callable[[], Cache]) -> CacheContender
         finally:
             cache.detach()
 
-    return CacheContender(method, setting, switch)
+    return CacheContender(method, setting, switch, ideal=ideal)
 
 
 def fewer_steps(steps: int) -> CacheContender:

@@ -182,14 +182,17 @@ def our_contenders(denoising: Denoising, prompts: Sequence[str]) -> list[CacheCo
     found = []
     for speedup in SPEEDUPS:
         config = _best_ertacache(denoising, prompts, uncached, statistics, speedup)
-        found.append(ours("ERTACache", f"for {speedup} x", _maker(ERTACache, config)))
+        ideal = statistics.speedup(config.residual, len(config.updates))
+        setting = f"for {speedup} x, {config.residual}"
+        found.append(ours("ERTACache", setting, _maker(ERTACache, config), ideal))
     blocks = bac.record_similarity(denoising, prompts)
     for policy in ("blockwise", "shared", "uniform"):
         for count in (40, 33, 25, 17, 10):
             schedules = bac.block_schedules(blocks, count, policy=policy, num_bubbling=5)
             made = _maker(BAC, bac.config_of(denoising, blocks, schedules))
             name = "BAC" if policy == "blockwise" else f"BAC, {policy} schedule"
-            found.append(ours(name, f"{count} updates", made))
+            ideal = bac.predicted_speedup(blocks, schedules)
+            found.append(ours(name, f"{count} updates", made, ideal))
     return found
 
 
@@ -286,6 +289,7 @@ def rows_of(
                 "method": contender.method,
                 "setting": contender.setting,
                 "speedup": measured.speedup,
+                "ideal": contender.ideal,
                 "psnr": psnr(images, uncached),
                 "feature_distance": feature_distance(reward, images, uncached),
                 "geneval_mini": correct(images, meanings),
