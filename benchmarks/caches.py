@@ -41,6 +41,7 @@ from benchmarks.results import publish
 from benchmarks.timing import now
 from caches.bac import calibration as bac
 from caches.bac.cache import BAC
+from caches.bac.config import BACConfig, UnitSchedule
 from caches.ertacache import calibration as erta
 from caches.ertacache.cache import ERTACache
 from caches.ertacache.config import ERTACacheConfig
@@ -255,9 +256,9 @@ def overhead(pipe: Any, prompts: Sequence[str], num_pairs: int) -> dict[str, Any
     makers = {
         "ertacache": lambda: ERTACache(ERTACacheConfig(num_steps=STEPS, updates=every)),
         "bac": lambda: BAC(
-            bac.BACConfig(
+            BACConfig(
                 num_steps=STEPS,
-                schedules=tuple(bac.UnitSchedule(unit=u, updates=every) for u in units),
+                schedules=tuple(UnitSchedule(unit=u, updates=every) for u in units),
             )
         ),
     }
