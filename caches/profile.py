@@ -189,14 +189,11 @@ def read_profile(path: str | Path, cache: str | None = None) -> Profile:
             "calibrate` wrote."
         )
     try:
-        profile = Profile(
-            cache=content["cache"],
-            fingerprint=from_dict(Fingerprint, content["fingerprint"]),
-            config=content["config"],
-            report=content.get("report", {}),
-        )
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"Cache profile {str(file)!r} is damaged: {error} is missing.") from error
+        profile = from_dict(Profile, {"report": {}, **content})
+    except ConfigError as error:
+        raise ConfigError(
+            f"Cache profile {str(file)!r} is damaged: {error}", error.problems
+        ) from error
     if cache is not None and profile.cache != cache:
         raise ConfigError(
             f"{str(file)!r} is a profile of {profile.cache!r}, not of {cache!r}; give that name."
