@@ -107,11 +107,15 @@ class AttachedHook:
     def is_reached(self) -> bool:
         """Whether a call of the module still comes by the hook, as far as can be told."""
         # Model offloading wraps `forward` anew after each call, around what it found at first.
-        forward = self.module.forward
-        while forward is not self._installed and hasattr(forward, "__wrapped__"):
+        forward, plain = self.module.forward, type(self.module).forward
+        while forward is not self._installed:
+            # Many a class has decorated its forward, so that this has something wrapped too.
+            if getattr(forward, "__func__", forward) is plain:
+                return False
+            if not hasattr(forward, "__wrapped__"):
+                return True
             forward = forward.__wrapped__
-        own = type(self.module).forward
-        return forward is self._installed or getattr(forward, "__func__", forward) is not own
+        return True
 
 
 class ContextName(StateManager):  # type: ignore[misc]
