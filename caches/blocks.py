@@ -69,6 +69,8 @@ class BlockFacts:
         returns: what the forward returns; a single entry is a tensor by itself, more are a tuple.
         hidden_argument: parameter of the forward with the stream that the body is about.
         encoder_argument: parameter of the forward with the text, None where there is none.
+        is_padded: whether rows `(tokens, channels)` are padded to the longest of the batch, so that
+            their length depends on who runs beside them. What stands there is read by nothing.
     """
 
     block_class: str
@@ -76,6 +78,7 @@ class BlockFacts:
     returns: tuple[Stream, ...] = ("hidden",)
     hidden_argument: str = "hidden_states"
     encoder_argument: str | None = "encoder_hidden_states"
+    is_padded: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -137,6 +140,7 @@ class PlacedUnit:
         kind: what the unit is.
         module: the module whose output is the unit's.
         also: modules that are not run on reuse either, see `Unit.also`.
+        is_padded: see `BlockFacts.is_padded`.
     """
 
     name: str
@@ -144,6 +148,12 @@ class PlacedUnit:
     kind: Kind
     module: nn.Module
     also: tuple[nn.Module, ...] = ()
+    is_padded: bool = False
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """All modules that are not run on reuse."""
+        return (*self.also, self.module)
 
 
 _blocks: dict[str, BlockFacts] = {}
@@ -317,6 +327,7 @@ def _placed(path: str, block: nn.Module, facts: BlockFacts, layer: int) -> Itera
             _kind_of(unit, module),
             module,
             tuple(part for part in also if part is not None),
+            facts.is_padded,
         )
 
 
@@ -401,6 +412,7 @@ _BUILT_IN_BLOCKS = (
         ),
         hidden_argument="x",
         encoder_argument=None,
+        is_padded=True,
     ),
 )
 

@@ -9,9 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers.hooks.hooks import ModelHook
+from torch import Tensor
 
-from caches.call import CachedCall, CallLedger
+from caches.call import CachedCall, CallLedger, layout_of
 from caches.clock import StepClock
+from caches.graphs import between_graphs, outside_graphs
+from caches.profile import Fingerprint, guidance_scale_of, scheduled_sigmas
 from gensift.denoising.arguments import bind_arguments
 from gensift.denoising.families import DenoiserFamily, family_of
 from gensift.denoising.modules import AttachedHook, ContextName, denoisers_of, hooks_on
@@ -87,6 +90,11 @@ class DenoiserCache(ABC):
     def num_bytes(self) -> int:
         """Memory held, bytes."""
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the modules with hooks of its own are still those that the denoiser runs."""
+        return True
+
     def detach(self) -> None:
         """Take off hooks of its own; most have none."""
         return
@@ -110,19 +118,17 @@ class CacheHook(ModelHook):  # type: ignore[misc]
         self._family: DenoiserFamily = family_of(module)
         return module
 
+    @between_graphs
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Stand in for `module.forward`."""
         plain = self.fn_ref.original_forward
         if self.is_off:
             return plain(*args, **kwargs)
-        arguments = bind_arguments(module, args, kwargs)
-        clock = self.cache.clock
-        call = self.ledger.enter(
-            clock.step_index if clock.is_running else None,
-            self._context.name,
-            rows_in_call(len(arguments[self._family.leading])),
-        )
-        return self.part.run(call, lambda: arguments, lambda: plain(*args, **kwargs))
+        arguments = self._arguments(module, args, kwargs)
+        call = self._call(arguments[self._family.leading])
+        output = self.part.run(call, lambda: arguments, lambda: plain(*args, **kwargs))
+        self.ledger.leave(call)
+        return output
 
     def reset_state(self, module: torch.nn.Module) -> torch.nn.Module:
         """Called by diffusers at the end of a pipeline call."""
@@ -139,16 +145,36 @@ class CacheHook(ModelHook):  # type: ignore[misc]
         self.ledger.clear()
         self.part.clear()
 
+    @staticmethod
+    @outside_graphs
+    def _arguments(
+        module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        return bind_arguments(module, args, kwargs)
+
+    @outside_graphs
+    def _call(self, batch: Any) -> CachedCall:
+        step_index = self.cache.step_index
+        if step_index is not None:
+            self.cache.tell_of_differences(batch)
+        rows = rows_in_call(len(batch))
+        return self.ledger.enter(step_index, self._context.name, rows, layout_of(batch))
+
 
 class Cache(ABC):
     """A feature cache: attached to a pipeline it answers some of the denoiser's evaluations.
 
     What was kept is forgotten at the start of every run, when the scheduler makes its schedule. A
     row is only given what was kept of that very row one step ago; in doubt the denoiser runs.
+
+    Attributes:
+        clock: follows the scheduler of the pipeline that it is on.
+        fingerprint: what it was calibrated on; None where nobody knows.
     """
 
     name: ClassVar[str]
     clock: StepClock
+    fingerprint: Fingerprint | None = None
 
     def __init__(self) -> None:
         self._attached: list[AttachedHook] = []
@@ -158,6 +184,20 @@ class Cache(ABC):
     def is_attached(self) -> bool:
         """Whether it is on a pipeline now."""
         return bool(self._attached)
+
+    @property
+    def step_index(self) -> int | None:
+        """Place in the schedule of what is denoised now; None outside of a run that is followed.
+
+        Raises:
+            ConfigError: the pipeline has another scheduler than the one that is followed.
+        """
+        if self._pipe.scheduler is not self.clock.scheduler:
+            raise ConfigError(
+                f"The scheduler of {type(self._pipe).__name__} was exchanged since its cache was "
+                "enabled, so that its steps are not known; call disable_cache, then enable_cache."
+            )
+        return self.clock.step_index if self.clock.is_running else None
 
     def attach(self, pipe: Any) -> None:
         """Put the cache on a pipeline; on failure the pipeline is as before.
@@ -172,8 +212,8 @@ class Cache(ABC):
         for module in denoisers:
             _refuse_second(module)
         self.check(pipe)
-        self._pipe = pipe
-        self.clock = StepClock(pipe.scheduler, self._begin)
+        self.clock = StepClock(pipe.scheduler, on_start=self._begin, on_end=self.reset)
+        self._pipe, self._tally, self._has_told = pipe, Tally(), False
         try:
             for module in denoisers:
                 hook = CacheHook(self, self.make_part(module))
@@ -228,7 +268,8 @@ class Cache(ABC):
 
     def check(self, pipe: Any) -> None:
         """Refuse a pipeline that this cache is not made for."""
-        return
+        if self.fingerprint is not None:
+            self.fingerprint.check_pipeline(pipe)
 
     def begin(self) -> None:
         """Called when a schedule was made; a cache may still change it."""
@@ -238,9 +279,26 @@ class Cache(ABC):
     def make_part(self, module: torch.nn.Module) -> DenoiserCache:
         """The part of this cache that answers for one denoiser."""
 
+    def tell_of_differences(self, batch: Any) -> None:
+        """Warn once where a run on the latents `batch` is not what was calibrated on."""
+        if self._has_told or self.fingerprint is None or not isinstance(batch[0], Tensor):
+            return
+        self._has_told = True
+        guidance_scale, latents = guidance_scale_of(self._pipe), tuple(batch[0].shape)
+        self.fingerprint.warn_of_run(self._sigmas, guidance_scale, latents)
+
     def _begin(self) -> None:
         self.reset()
         self.ensure_attached()
+        for attached in self._attached:
+            if not attached.hook.part.is_in_place:
+                raise ConfigError(
+                    f"Modules of {type(attached.module).__name__} were exchanged since its cache "
+                    "was enabled, as loading an adapter does; call disable_cache, then "
+                    "enable_cache."
+                )
+        if self.fingerprint is not None:  # before the cache moves them
+            self._sigmas = scheduled_sigmas(self.clock.scheduler)
         self.begin()
 
     def _hooks(self) -> list[CacheHook]:

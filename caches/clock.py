@@ -21,8 +21,15 @@ class StepClock:
         runs: runs begun so far.
     """
 
-    def __init__(self, scheduler: Any, on_start: Callable[[], None]) -> None:
-        """Follow `scheduler`; `on_start` is called when its schedule is made, before the loop.
+    def __init__(
+        self, scheduler: Any, on_start: Callable[[], None], on_end: Callable[[], None]
+    ) -> None:
+        """Follow `scheduler`.
+
+        Args:
+            scheduler: of diffusers.
+            on_start: called when its schedule is made, before the loop.
+            on_end: called after the last step; not where a run is broken off.
 
         Raises:
             ConfigError: something watches the scheduler already.
@@ -35,7 +42,7 @@ class StepClock:
         self.scheduler = scheduler
         self.num_steps = self.runs = 0
         self._done = 0
-        self._on_start = on_start
+        self._on_start, self._on_end = on_start, on_end
         self._stack = ExitStack()
         self._stack.enter_context(observe_scheduler(scheduler, self._advance))
         self._own_step = vars(scheduler)["step"]
@@ -75,6 +82,8 @@ class StepClock:
 
     def _advance(self, event: StepEvent) -> None:
         self._done += 1
+        if not self.is_running:
+            self._on_end()
 
 
 def _told(clock: StepClock) -> Callable[..., None]:

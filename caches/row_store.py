@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class RowStore:
     as the same rows are asked for together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_padded: bool = False) -> None:
+        """Rows `(tokens, ...)` may differ in length where `is_padded`: zeros fill up."""
+        self._is_padded = is_padded
         self._places: dict[Hashable, dict[int, _Place]] = {}
 
     def put(self, context: Hashable, rows: Sequence[int], values: Tensor) -> None:
@@ -47,9 +51,10 @@ class RowStore:
             if indices == list(range(len(first))):
                 return first
             return first.index_select(0, torch.tensor(indices, device=first.device))
-        if any(_layout(place.chunk) != _layout(first) for place in places):
+        if any(self._layout(place.chunk) != self._layout(first) for place in places):
             return None
-        return torch.stack([place.chunk[place.index] for place in places])
+        found = [place.chunk[place.index] for place in places]
+        return pad_sequence(found, batch_first=True) if self._is_padded else torch.stack(found)
 
     def select(self, sources: Mapping[int, int], num_candidates: int) -> None:
         """Let each candidate `row` go on with the tensors of the candidate `sources[row]`.
@@ -79,6 +84,10 @@ class RowStore:
         }
         return sum(chunk.numel() * chunk.element_size() for chunk in chunks.values())
 
+    def _layout(self, chunk: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+        return chunk.shape[2 if self._is_padded else 1 :], chunk.dtype, chunk.device
 
-def _layout(chunk: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
-    return chunk.shape[1:], chunk.dtype, chunk.device
+
+def with_tokens(rows: Tensor, tokens: int) -> Tensor:
+    """Padded rows `(rows, length, channels)` cut off or filled with zeros to so many tokens."""
+    return rows if rows.shape[1] == tokens else pad(rows, (0, 0, 0, tokens - rows.shape[1]))

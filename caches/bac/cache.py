@@ -13,12 +13,12 @@ import torch
 
 from caches.bac.config import BACConfig
 from caches.bac.units import Outputs, UnitSlot
-from caches.blocks import units_of
+from caches.blocks import PlacedUnit, units_of
 from caches.cache import Cache, DenoiserCache
 from caches.call import CachedCall
 from caches.row_store import RowStore
-from gensift.denoising.families import family_of
-from gensift.errors import ConfigError
+from gensift.denoising.modules import is_compiled_whole
+from gensift.errors import ConfigError, UnsupportedPipelineError
 
 
 class BAC(Cache):
@@ -31,14 +31,16 @@ class BAC(Cache):
         """Make a cache for one pipeline at a time."""
         super().__init__()
         self.config = self.plan = config
+        self.fingerprint = config.fingerprint
 
     def check(self, pipe: Any) -> None:
         """See `Cache.check`."""
-        if self.config.fingerprint is not None:
-            self.config.fingerprint.check_pipeline(pipe)
+        super().check(pipe)
+        _refuse_whole_graphs(pipe)
 
     def begin(self) -> None:
         """Fit the schedules to the number of steps of this run."""
+        _refuse_whole_graphs(self._pipe)
         self.plan = self.config.with_steps(self.clock.num_steps)
 
     def make_part(self, module: torch.nn.Module) -> DenoiserCache:
@@ -46,15 +48,25 @@ class BAC(Cache):
         return _CachedUnits(self, module)
 
 
+def _refuse_whole_graphs(pipe: Any) -> None:
+    if is_compiled_whole(pipe):
+        raise UnsupportedPipelineError(
+            "bac has other sub-blocks run at every step, and a denoiser that is compiled as a "
+            "whole would be compiled anew for each; compile its blocks instead "
+            "(`compile_repeated_blocks`), or use ertacache."
+        )
+
+
 class _KeptUnit:
     """What is kept of one sub-block: one store for each tensor that it returns."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: PlacedUnit) -> None:
         self.stores: list[RowStore] = []
+        self._is_padded = unit.is_padded
 
     def put(self, call: CachedCall, outputs: Outputs) -> None:
         while len(self.stores) < len(outputs):
-            self.stores.append(RowStore())
+            self.stores.append(RowStore(is_padded=self._is_padded))
         for store, output in zip(self.stores, outputs, strict=False):
             store.put(call.context, call.rows.rows, output)
 
@@ -70,7 +82,7 @@ class _CachedUnits(DenoiserCache):
     def __init__(self, cache: BAC, module: torch.nn.Module) -> None:
         super().__init__(cache._tally)
         self._cache = cache
-        self._leading = family_of(module).leading
+        self._module = module
         placed = {unit.name: unit for unit in units_of(module)}
         missing = [name for name in cache.config.updates_of if name not in placed]
         if missing:
@@ -85,7 +97,7 @@ class _CachedUnits(DenoiserCache):
         except BaseException:
             self.detach()
             raise
-        self._kept = {slot.unit.name: _KeptUnit() for slot in self._slots}
+        self._kept = {slot.unit.name: _KeptUnit(slot.unit) for slot in self._slots}
 
     def run(
         self,
@@ -104,7 +116,6 @@ class _CachedUnits(DenoiserCache):
         finally:
             for slot in self._slots:
                 slot.given = slot.taken = None
-                slot.is_watched = False
 
     def select(self, sources: Mapping[int, int], num_candidates: int) -> None:
         """See `DenoiserCache.select`."""
@@ -121,32 +132,42 @@ class _CachedUnits(DenoiserCache):
         """See `DenoiserCache.num_bytes`."""
         return sum(store.num_bytes for store in self._stores())
 
+    @property
+    def is_in_place(self) -> bool:
+        """See `DenoiserCache.is_in_place`."""
+        placed = {unit.name: unit.modules for unit in units_of(self._module)}
+        return all(placed.get(slot.unit.name) == slot.unit.modules for slot in self._slots)
+
     def detach(self) -> None:
         """See `DenoiserCache.detach`."""
         for slot in reversed(self._slots):
             slot.detach()
 
     def _prepare(self, slot: UnitSlot, call: CachedCall) -> None:
-        """Give a sub-block what it returned before, or watch what it is going to return."""
-        step, plan = call.step_index, self._cache.plan
-        if step is None:
-            return
-        updates = plan.updates_of[slot.unit.name]
-        if step not in updates and call.is_continuous:
+        """Give a sub-block what it returned before, where its schedule says so."""
+        if self._is_reused(slot, call.step_index) and call.is_continuous:
             slot.given = self._kept[slot.unit.name].get(call)
-        slot.is_watched = step + 1 < plan.num_steps and step + 1 not in updates
 
     def _collect(self, slot: UnitSlot, call: CachedCall) -> None:
-        rows = len(call.rows.rows)
+        """Count what a sub-block did, and keep what it returned, if that is of use."""
+        rows, step = len(call.rows.rows), call.step_index
         if slot.given is not None:
             self.tally.reused += rows
             return
         self.tally.computed += rows
-        step = call.step_index
-        if step is not None and step not in self._cache.plan.updates_of[slot.unit.name]:
+        if self._is_reused(slot, step):
             self.tally.refused += rows
-        if slot.taken is not None:
+        if slot.taken is not None and step is not None and self._is_reused(slot, step + 1):
             self._kept[slot.unit.name].put(call, slot.taken)
+
+    def _is_reused(self, slot: UnitSlot, step: int | None) -> bool:
+        """Whether the schedule reuses a sub-block at a step."""
+        plan = self._cache.plan
+        return (
+            step is not None
+            and step < plan.num_steps
+            and (step not in plan.updates_of[slot.unit.name])
+        )
 
     def _stores(self) -> list[RowStore]:
         return [store for kept in self._kept.values() for store in kept.stores]

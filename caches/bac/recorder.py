@@ -121,8 +121,6 @@ class _Recorder(DenoiserCache):
             )
         self.tally.computed += len(call.rows.rows)
         statistics.latents = tuple(arguments()[self._leading][0].shape)
-        for slot in self._slots:
-            slot.is_watched = True
         start = now()
         try:
             output = denoise()
@@ -133,7 +131,7 @@ class _Recorder(DenoiserCache):
                     seen.setdefault(slot.unit.name, []).append(_samples(slot.taken))
         finally:
             for slot in self._slots:
-                slot.is_watched, slot.taken = False, None
+                slot.taken = None
         if call.step_index == statistics.num_steps - 1:
             self._sum_up(statistics, self._seen.pop(call.context))
         return output

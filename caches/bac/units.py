@@ -10,6 +10,7 @@ from diffusers.hooks.hooks import ModelHook
 from torch import Tensor
 
 from caches.blocks import PlacedUnit
+from caches.row_store import with_tokens
 from gensift.denoising.modules import AttachedHook
 
 Outputs = tuple[Tensor, ...]
@@ -21,8 +22,8 @@ class UnitSlot:
     Attributes:
         unit: the sub-block.
         given: outputs that stand for its own in the next call; None lets it run.
-        is_watched: whether what it returns is to be kept here.
-        taken: what it returned.
+        taken: what it returned when it last ran. It is taken in any case: in a compiled block,
+            each further choice would double the number of graphs.
         is_tuple: whether it returns a tuple, of tensors, rather than one tensor.
         run: computes it, by the function given; replaced to measure its time.
     """
@@ -32,7 +33,6 @@ class UnitSlot:
         self.unit = unit
         self.given: Outputs | None = None
         self.taken: Outputs | None = None
-        self.is_watched = False
         self.is_tuple = False
         self.run: Callable[[Callable[[], Any]], Any] = lambda compute: compute()
         self._attached = [
@@ -49,8 +49,9 @@ class UnitSlot:
         """Whether `given` was made of inputs of the size of `batch`; it is dropped otherwise."""
         if self.given is None:
             return False
+        if self.unit.is_padded:
+            self.given = tuple(with_tokens(kept, batch.shape[1]) for kept in self.given)
         kept = self.given[0]
-        # Z-Image pads its tokens to the longest row, so their number falls as rows are dropped.
         is_same = len(kept) == len(batch) and (kept.ndim != 3 or kept.shape[1] == batch.shape[1])
         if not is_same:
             self.given = None
@@ -70,9 +71,8 @@ class _OutputHook(ModelHook):  # type: ignore[misc]
         if slot.given is not None and slot.fits(_first_tensor(args, kwargs)):
             return slot.given if slot.is_tuple else slot.given[0]
         output = slot.run(lambda: self.fn_ref.original_forward(*args, **kwargs))
-        if slot.is_watched:
-            slot.is_tuple = isinstance(output, tuple)
-            slot.taken = output if isinstance(output, tuple) else (output,)
+        slot.is_tuple = isinstance(output, tuple)
+        slot.taken = output if isinstance(output, tuple) else (output,)
         return output
 
 

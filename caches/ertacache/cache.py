@@ -24,8 +24,8 @@ from caches.ertacache.outputs import (
     prediction_in,
     with_prediction,
 )
+from caches.graphs import between_graphs, outside_graphs
 from caches.planning.timesteps import adjusted_sigmas
-from caches.profile import guidance_scale_of, scheduled_sigmas
 from caches.row_store import RowStore
 from gensift.denoising.families import family_of
 from gensift.errors import ConfigError
@@ -44,39 +44,28 @@ class ERTACache(Cache):
     def __init__(self, config: ERTACacheConfig) -> None:
         """Make a cache for one pipeline at a time."""
         super().__init__()
-        self.config = config
-        self.plan = config
+        self.config = self.plan = config
+        self.fingerprint = config.fingerprint
 
     def check(self, pipe: Any) -> None:
         """See `Cache.check`."""
-        if self.config.fingerprint is not None:
-            self.config.fingerprint.check_pipeline(pipe)
+        super().check(pipe)
         scheduler = type(pipe.scheduler).__name__
         if self.config.step_shares and scheduler not in EULER_SOLVERS:
             raise ConfigError(
                 f"`step_shares` moves the noise levels of the steps, which {scheduler} does not "
                 f"allow; leave them out, or use {', '.join(EULER_SOLVERS)}."
             )
-        self._has_told = False
 
     def begin(self) -> None:
         """Fit the schedule of this run: as many steps as it has, steps moved where asked."""
         self.plan = self.config.with_steps(self.clock.num_steps)
-        self._nominal = scheduled_sigmas(self.clock.scheduler)
         if self.plan.step_shares:
             move_steps(self.clock.scheduler, self.plan)
 
     def make_part(self, module: torch.nn.Module) -> DenoiserCache:
         """See `Cache.make_part`."""
         return _ReusedDenoiser(self, module)
-
-    def tell_of_differences(self, latents: Any) -> None:
-        """Warn once where the run is not what was calibrated on."""
-        if self._has_told or self.config.fingerprint is None:
-            return
-        self._has_told = True
-        shape = tuple(latents[0].shape)
-        self.config.fingerprint.warn_of_run(self._nominal, guidance_scale_of(self._pipe), shape)
 
 
 class _ReusedDenoiser(DenoiserCache):
@@ -87,10 +76,11 @@ class _ReusedDenoiser(DenoiserCache):
         self._cache = cache
         self._leading = family_of(module).leading
         self._body = Body(module) if cache.config.residual == "body" else None
-        self._kept = RowStore()
-        # Per context: shape and type of the input, and an output without rows.
-        self._forms: dict[Any, tuple[Any, Any]] = {}
+        self._kept = RowStore(is_padded=self._body is not None and self._body.is_padded)
+        # Per context: an output without rows.
+        self._forms: dict[Any, Any] = {}
 
+    @between_graphs
     def run(
         self,
         call: CachedCall,
@@ -98,21 +88,20 @@ class _ReusedDenoiser(DenoiserCache):
         denoise: Callable[[], Any],
     ) -> Any:
         """See `DenoiserCache.run`."""
-        step, plan = call.step_index, self._cache.plan
-        count = len(call.rows.rows)
-        latents = arguments()[self._leading]
-        if step is not None and step not in plan.updates:
-            output = self._reuse(call, latents, denoise)
-            if output is not None:
-                self.tally.reused += count
-                return output
-            self.tally.refused += count
-        self.tally.computed += count
-        is_used_next = step is not None and step + 1 < plan.num_steps
-        if not is_used_next or step + 1 in plan.updates:  # type: ignore[operator]
-            return denoise()
-        self._cache.tell_of_differences(latents)
-        return self._compute_and_keep(call, latents, denoise)
+        given, kept = arguments()[self._leading], self._recalled(call)
+        residual = None
+        if self._body is not None:
+            output, residual = self._body.run(denoise, kept)
+            is_reused = residual is None
+        else:
+            is_reused = kept is not None
+            output = denoise() if kept is None else self._rebuilt(call, given, kept)
+        self._count(call, is_reused)
+        if not is_reused:
+            self._keep(call, given, output, residual)
+        elif self._body is not None:
+            output = self._mended(call, output)
+        return output
 
     def select(self, sources: Mapping[int, int], num_candidates: int) -> None:
         """See `DenoiserCache.select`."""
@@ -128,58 +117,86 @@ class _ReusedDenoiser(DenoiserCache):
         """See `DenoiserCache.num_bytes`."""
         return self._kept.num_bytes
 
+    @property
+    def is_in_place(self) -> bool:
+        """See `DenoiserCache.is_in_place`."""
+        return self._body is None or self._body.is_in_place
+
     def detach(self) -> None:
         """See `DenoiserCache.detach`."""
         if self._body is not None:
             self._body.detach()
 
-    def _compute_and_keep(self, call: CachedCall, given: Any, denoise: Callable[[], Any]) -> Any:
-        if self._body is None:
-            output = denoise()
-            residual = None
-        else:
-            output, residual = self._body.run(denoise)
+    def _is_reused(self, step: int | None) -> bool:
+        """Whether the schedule reuses at a step."""
+        plan = self._cache.plan
+        return step is not None and step < plan.num_steps and step not in plan.updates
+
+    def _count(self, call: CachedCall, is_reused: bool) -> None:
+        rows = len(call.rows.rows)
+        if is_reused:
+            self.tally.reused += rows
+            return
+        self.tally.computed += rows
+        if self._is_reused(call.step_index):
+            self.tally.refused += rows
+
+    @outside_graphs
+    def _recalled(self, call: CachedCall) -> Tensor | None:
+        """What is kept for this call; None where it is to be computed, or nothing is in hand."""
+        if not self._is_reused(call.step_index) or not call.is_continuous:
+            return None
+        return self._kept.get(call.context, call.rows.rows)
+
+    @outside_graphs
+    def _keep(self, call: CachedCall, given: Any, output: Any, residual: Tensor | None) -> None:
+        """Keep what the next step reuses, if it does."""
+        if call.step_index is None or not self._is_reused(call.step_index + 1):
+            return
         latents, prediction = as_tensor(given), as_tensor(prediction_in(output))
         if latents is None or prediction is None:
-            return output
+            return
         if residual is None:
-            residual = prediction.float()
+            # A copy: what a pipeline does to the output in place must not come back.
+            residual = prediction.to(torch.float32, copy=True)
             if self._cache.plan.residual == "increment":
-                residual = residual - matching(latents, prediction)
+                residual -= matching(latents, prediction)
         self._kept.put(call.context, call.rows.rows, residual)
-        self._forms[call.context] = _layout(latents), with_prediction(output, prediction[:0])
-        return output
+        self._forms[call.context] = with_prediction(output, prediction[:0])
 
-    def _reuse(self, call: CachedCall, given: Any, denoise: Callable[[], Any]) -> Any | None:
-        residual = self._kept.get(call.context, call.rows.rows) if call.is_continuous else None
-        latents = as_tensor(given)
-        if residual is None or latents is None:
-            return None
-        layout, form = self._forms[call.context]
-        if layout != _layout(latents):
-            return None
-        if self._body is not None:
-            form = self._body.skip(denoise, residual)
-            predicted = as_tensor(prediction_in(form))
-            if predicted is None:
-                return None
-            dtype, predicted = predicted.dtype, predicted.float()
-        else:
-            empty = prediction_in(form)
-            dtype = latents.dtype if isinstance(empty, list) else empty.dtype
-            predicted = residual
-            if self._cache.plan.residual == "increment":
-                predicted = residual + matching(latents, residual)
-        return with_prediction(form, self._rectified(call, predicted).to(dtype))
+    @outside_graphs
+    def _rebuilt(self, call: CachedCall, given: Any, kept: Tensor) -> Any:
+        """The output of which `kept` was left, for the latents `given` now."""
+        form, latents = self._forms[call.context], as_tensor(given)
+        assert latents is not None  # as it was when the rows of this layout were kept
+        empty = prediction_in(form)
+        dtype = latents.dtype if isinstance(empty, list) else empty.dtype
+        is_increment = self._cache.plan.residual == "increment"
+        predicted = kept + matching(latents, kept) if is_increment else kept
+        return with_prediction(form, self._rectified(call, predicted).to(dtype, copy=True))
+
+    @outside_graphs
+    def _mended(self, call: CachedCall, output: Any) -> Any:
+        """The denoiser's own output, rectified."""
+        predicted = as_tensor(prediction_in(output))
+        if predicted is None:
+            return output
+        rectified = self._rectified(call, predicted.float())
+        return with_prediction(output, rectified.to(predicted.dtype))
 
     def _rectified(self, call: CachedCall, predicted: Tensor) -> Tensor:
-        """`predicted` without the linear part of its error, where that is known."""
+        """`predicted`, float32, without the linear part of its error, where that is known."""
         found = [self._rectification(call, row) for row in call.rows.rows]
         if not any(found):
             return predicted
         shape = [len(found), *[1] * (predicted.ndim - 1)]
         shape[channel_dim(predicted)] = -1
         channels = max(len(item.slope) for item in found if item)
+        if channels not in (1, predicted.shape[channel_dim(predicted)]):
+            raise ConfigError(
+                f"`rectification` is of {channels} channels, the output has "
+                f"{predicted.shape[channel_dim(predicted)]}; calibrate for this model."
+            )
         slope, offset = (
             torch.tensor(
                 [_numbers(getattr(item, name, (0.0,)), channels) for item in found],
@@ -219,7 +236,3 @@ def move_steps(scheduler: Any, plan: ERTACacheConfig) -> None:
 
 def _numbers(values: tuple[float, ...], count: int) -> list[float]:
     return list(values) * count if len(values) == 1 else list(values)
-
-
-def _layout(latents: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
-    return latents.shape[1:], latents.dtype, latents.device

@@ -10,10 +10,15 @@ from torch import Tensor
 
 
 def as_tensor(value: Any) -> Tensor | None:
-    """A tensor `(rows, ...)`; of a list of rows one tensor, or None where their shapes differ."""
+    """A tensor `(rows, ...)`; of a list of rows one tensor, or None where their shapes differ.
+
+    None also where a row is several tensors, as in Z-Image with pictures as further input.
+    """
     if isinstance(value, Tensor):
         return value
-    if not value or any(row.shape != value[0].shape for row in value):
+    if not value or any(not isinstance(row, Tensor) for row in value):
+        return None
+    if any(row.shape != value[0].shape for row in value):
         return None
     return torch.stack(list(value))
 

@@ -230,7 +230,7 @@ class _Recorder(DenoiserCache):
             if mode == "body":
                 assert self._body is not None
                 start = now()
-                skipped = as_tensor(prediction_in(self._body.skip(denoise, residual)))
+                skipped = as_tensor(prediction_in(self._body.run(denoise, residual)[0]))
                 statistics.skip_seconds.append(now() - start)
                 assert skipped is not None
                 reused = skipped.float()

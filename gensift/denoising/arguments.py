@@ -30,6 +30,12 @@ def bind_arguments(
     return arguments
 
 
+def parameters_of(module: torch.nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a module's forward, in order; hooks hide them on the module."""
+    cls: Any = type(module)
+    return tuple(_signature(cls).parameters)[1:]
+
+
 @cache
 def _signature(cls: Any) -> inspect.Signature:
     return inspect.signature(cls.forward)

@@ -64,6 +64,16 @@ def unwrapped(module: Any) -> Any:
     return unwrap_module(module)
 
 
+def is_compiled_whole(pipe: Any) -> bool:
+    """Whether torch.compile was given a denoiser of the pipeline, and not just its blocks."""
+    given = [getattr(pipe, name, None) for name in denoiser_components()]
+    modules = [module for module in given if isinstance(module, torch.nn.Module)]
+    return any(
+        unwrapped(module) is not module or module._compiled_call_impl is not None
+        for module in modules
+    )
+
+
 def feed_forward_chunk(block: torch.nn.Module) -> int | None:
     """Chunk size of a block that calls its feed-forward once per chunk; None where it does not."""
     chunk: int | None = getattr(block, "_chunk_size", None)
