@@ -168,22 +168,33 @@ class Cache(ABC):
     row is only given what was kept of that very row one step ago; in doubt the denoiser runs.
 
     Attributes:
-        clock: follows the scheduler of the pipeline that it is on.
         fingerprint: what it was calibrated on; None where nobody knows.
     """
 
     name: ClassVar[str]
-    clock: StepClock
     fingerprint: Fingerprint | None = None
 
     def __init__(self) -> None:
         self._attached: list[AttachedHook] = []
         self._tally = Tally()
+        self._clock: StepClock | None = None
+        self._is_on = False
 
     @property
     def is_attached(self) -> bool:
         """Whether it is on a pipeline now."""
-        return bool(self._attached)
+        return self._is_on
+
+    @property
+    def clock(self) -> StepClock:
+        """Follows the scheduler of the pipeline that it is on, or was on last.
+
+        Raises:
+            ConfigError: it never was on one.
+        """
+        if self._clock is None:
+            raise ConfigError(f"This {self.name} was never attached; call attach(pipe) first.")
+        return self._clock
 
     @property
     def step_index(self) -> int | None:
@@ -212,7 +223,8 @@ class Cache(ABC):
         for module in denoisers:
             _refuse_second(module)
         self.check(pipe)
-        self.clock = StepClock(pipe.scheduler, on_start=self._begin, on_end=self.reset)
+        self._clock = StepClock(pipe.scheduler, on_start=self._begin, on_end=self.reset)
+        self._is_on = True
         self._pipe, self._tally, self._has_told = pipe, Tally(), False
         try:
             for module in denoisers:
@@ -226,9 +238,12 @@ class Cache(ABC):
         """Take the cache off; the pipeline is as it was before.
 
         Raises:
-            ConfigError: a search is at work on the pipeline.
+            ConfigError: it is not attached, or a search is at work on the pipeline.
         """
+        if not self._is_on:
+            raise ConfigError(f"This {self.name} is not attached, so it cannot be taken off.")
         self.clock.stop()
+        self._is_on = False
         for attached in reversed(self._attached):
             attached.hook.is_off = True
             attached.remove()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gensift import __version__
-from gensift.config import from_dict, to_dict
+from gensift.config import Config, from_dict, to_dict
 from gensift.conversion import strict_json
 from gensift.denoising.modules import denoisers_of
 from gensift.errors import ConfigError
@@ -199,3 +199,13 @@ def read_profile(path: str | Path, cache: str | None = None) -> Profile:
             f"{str(file)!r} is a profile of {profile.cache!r}, not of {cache!r}; give that name."
         )
     return profile
+
+
+def read_config(path: str | Path, cache: str, cls: type[Config]) -> Config:
+    """The config in a profile of the kind `cache`, with its fingerprint.
+
+    Raises:
+        ConfigError: no such file, of another kind, or damaged.
+    """
+    profile = read_profile(path, cache)
+    return from_dict(cls, {**profile.config, "fingerprint": to_dict(profile.fingerprint)})

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
-from caches.profile import Fingerprint, read_profile
-from gensift.config import check, from_dict, option
-from gensift.errors import ConfigError
+from caches.other_steps import OtherSteps, nearest_steps
+from caches.profile import Fingerprint, read_config
+from gensift.config import check, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ class BACConfig:
 
     num_steps: int = option(minimum=1, help="denoiser evaluations per context of the loop")
     schedules: tuple[UnitSchedule, ...] = option(help="when each sub-block is computed")
-    other_steps: Literal["warn", "refuse"] = option(
+    other_steps: OtherSteps = option(
         "warn",
         choices=("warn", "refuse"),
         help="with another number of steps: interpolate with a warning, or refuse",
@@ -69,8 +67,7 @@ class BACConfig:
         Raises:
             ConfigError: no such file, of another kind, or damaged.
         """
-        profile = read_profile(path, "bac")
-        return replace(from_dict(cls, profile.config), fingerprint=profile.fingerprint)
+        return read_config(path, "bac", cls)
 
     def with_steps(self, num_steps: int) -> BACConfig:
         """The same schedules for another number of steps, each from the nearest in the loop.
@@ -80,16 +77,7 @@ class BACConfig:
         """
         if num_steps == self.num_steps:
             return self
-        told = f"This bac was calibrated for {self.num_steps} steps, the run has {num_steps}"
-        if self.other_steps == "refuse":
-            raise ConfigError(f"{told}; calibrate for that number, or run {self.num_steps}.")
-        warnings.warn(
-            f"{told}: its schedules are interpolated, at an error that nobody measured. Calibrate "
-            "for that number to be sure.",
-            stacklevel=2,
-        )
-        scale = (self.num_steps - 1) / max(1, num_steps - 1)
-        nearest = [round(step * scale) for step in range(num_steps)]
+        nearest = nearest_steps("bac", self.num_steps, num_steps, self.other_steps)
         schedules = tuple(
             UnitSchedule(
                 unit=item.unit,

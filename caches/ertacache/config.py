@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import bisect
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from caches.profile import Fingerprint, read_profile
-from gensift.config import check, from_dict, option
-from gensift.errors import ConfigError
+from caches.other_steps import OtherSteps, nearest_steps
+from caches.profile import Fingerprint, read_config
+from gensift.config import check, option
 
 ResidualMode = Literal["increment", "output", "body"]
-OtherSteps = Literal["warn", "refuse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +83,7 @@ class ERTACacheConfig:
         Raises:
             ConfigError: no such file, of another kind, or damaged.
         """
-        profile = read_profile(path, "ertacache")
-        return replace(from_dict(cls, profile.config), fingerprint=profile.fingerprint)
+        return read_config(path, "ertacache", cls)
 
     def with_steps(self, num_steps: int) -> ERTACacheConfig:
         """The same schedule for another number of steps, each taken from the nearest in the loop.
@@ -96,16 +93,7 @@ class ERTACacheConfig:
         """
         if num_steps == self.num_steps:
             return self
-        told = f"This ertacache was calibrated for {self.num_steps} steps, the run has {num_steps}"
-        if self.other_steps == "refuse":
-            raise ConfigError(f"{told}; calibrate for that number, or run {self.num_steps}.")
-        warnings.warn(
-            f"{told}: its schedule is interpolated, at an error that nobody measured. Calibrate "
-            "for that number to be sure.",
-            stacklevel=2,
-        )
-        scale = (self.num_steps - 1) / max(1, num_steps - 1)
-        nearest = [round(step * scale) for step in range(num_steps)]
+        nearest = nearest_steps("ertacache", self.num_steps, num_steps, self.other_steps)
         computed = set(self.updates)
         return replace(
             self,

@@ -234,3 +234,13 @@ def test_moved_steps_need_a_solver_that_allows_for_them() -> None:
     refuses_to_enable(
         pipe, config, "UniPCMultistepScheduler does not allow; leave them out, or use FlowMatchEul"
     )
+
+
+def test_a_cache_that_is_on_nothing(flux: Any) -> None:
+    cache = make_cache(flux, config_of("ertacache-increment", flux, UPDATES))
+    refused(cache.report, ConfigError, "was never attached")
+    refused(cache.detach, ConfigError, "is not attached")
+    cache.attach(flux)
+    cache.detach()
+    refused(cache.detach, ConfigError, "is not attached")
+    assert cache.report().runs == 0
