@@ -201,7 +201,7 @@ def test_another_number_of_steps_takes_each_from_the_nearest() -> None:
         ),
     )
     assert config.with_steps(5) is config
-    with pytest.warns(UserWarning, match="calibrated for 5 steps, the run has 9: its schedules"):
+    with pytest.warns(UserWarning, match="calibrated for 5 steps, the run has 9: its schedule"):
         more = config.with_steps(9)
     # The nearest of 5 to each of 9: 0 0 1 2 2 2 3 4 4, even ones where two are as near.
     assert more.updates_of == {"a": frozenset({0, 1, 2, 6}), "b": frozenset({0, 1, 7, 8})}
