@@ -7,7 +7,7 @@ declares its batched arguments by name, as data.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from gensift.errors import ConfigError, DuplicateNameError, UnsupportedPipelineError
 
@@ -37,8 +37,6 @@ class DenoiserFamily:
         components: pipeline attributes that hold such denoisers.
         preview: key of the decode recipe in `samplers.diffusion.preview`.
         is_loop_grouped: the scheduler itself steps all groups; candidates are the first num_rows.
-        first_group: which half comes first under batched guidance; None where the conditional
-            and unconditional calls are made one after the other.
     """
 
     name: str
@@ -50,7 +48,6 @@ class DenoiserFamily:
     components: tuple[str, ...] = ("transformer",)
     preview: str = "standard"
     is_loop_grouped: bool = False
-    first_group: Literal["cond", "uncond"] | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -135,7 +132,6 @@ _BUILT_IN = (
             "down_intrablock_additional_residuals",
         ),
         components=("unet",),
-        first_group="uncond",
     ),
     # Skip-layer guidance adds calls with a single group.
     DenoiserFamily(
@@ -143,7 +139,6 @@ _BUILT_IN = (
         denoiser_class="SD3Transformer2DModel",
         rows=("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep"),
         nested=("block_controlnet_hidden_states", "joint_attention_kwargs"),
-        first_group="uncond",
     ),
     DenoiserFamily(
         name="flux",
@@ -174,7 +169,6 @@ _BUILT_IN = (
             "encoder_attention_mask",
         ),
         nested=("added_cond_kwargs", "cross_attention_kwargs"),
-        first_group="uncond",
     ),
     DenoiserFamily(
         name="sana",
@@ -188,7 +182,6 @@ _BUILT_IN = (
             "attention_mask",
         ),
         nested=("attention_kwargs", "controlnet_block_samples"),
-        first_group="uncond",
     ),
     # `img_shapes` is a list per prompt of which only the first entry is read: not rows.
     DenoiserFamily(
@@ -213,7 +206,6 @@ _BUILT_IN = (
         rows=("t",),
         row_list=("x", "cap_feats", "siglip_feats", "image_noise_mask"),
         nested=("joint_attention_kwargs",),
-        first_group="cond",
     ),
     DenoiserFamily(
         name="wan",
@@ -235,7 +227,6 @@ _BUILT_IN = (
         rows=("hidden_states", "timestep", "class_labels"),
         nested=("cross_attention_kwargs",),
         is_loop_grouped=True,
-        first_group="cond",
     ),
 )
 
