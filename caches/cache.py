@@ -66,14 +66,14 @@ class DenoiserCache(ABC):
     def run(
         self,
         call: CachedCall,
-        arguments: Callable[[], dict[str, Any]],
+        given: Any,
         denoise: Callable[[], Any],
     ) -> Any:
         """The denoiser's output for some rows.
 
         Args:
             call: step, context and rows.
-            arguments: returns the denoiser's arguments by name.
+            given: the latents as the denoiser gets them: a tensor `(rows, ...)`, or a list of rows.
             denoise: runs the denoiser as it is.
         """
 
@@ -124,9 +124,9 @@ class CacheHook(ModelHook):  # type: ignore[misc]
         plain = self.fn_ref.original_forward
         if self.is_off:
             return plain(*args, **kwargs)
-        arguments = self._arguments(module, args, kwargs)
-        call = self._call(arguments[self._family.leading])
-        output = self.part.run(call, lambda: arguments, lambda: plain(*args, **kwargs))
+        given = self._leading(module, args, kwargs)
+        call = self._call(given)
+        output = self.part.run(call, given, lambda: plain(*args, **kwargs))
         self.ledger.leave(call)
         return output
 
@@ -145,12 +145,11 @@ class CacheHook(ModelHook):  # type: ignore[misc]
         self.ledger.clear()
         self.part.clear()
 
-    @staticmethod
     @outside_graphs
-    def _arguments(
-        module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        return bind_arguments(module, args, kwargs)
+    def _leading(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return bind_arguments(module, args, kwargs)[self._family.leading]
 
     @outside_graphs
     def _call(self, batch: Any) -> CachedCall:

@@ -102,7 +102,7 @@ class _CachedUnits(DenoiserCache):
     def run(
         self,
         call: CachedCall,
-        arguments: Callable[[], dict[str, Any]],
+        given: Any,
         denoise: Callable[[], Any],
     ) -> Any:
         """See `DenoiserCache.run`."""

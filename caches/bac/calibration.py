@@ -12,6 +12,7 @@ from caches.planning.bubbling import Unit, bubbling_union, largest_variation
 from caches.planning.segments import best_anchors
 from caches.planning.uniform import uniform_updates
 from caches.profile import fingerprint_of
+from caches.recording import recorded
 from gensift.errors import ConfigError
 
 BlockPolicy = Literal["blockwise", "shared", "uniform"]
@@ -23,8 +24,7 @@ def record_similarity(denoising: Denoising, prompts: Sequence[str]) -> Similarit
     """Run the prompts uncached and record all sub-blocks; see `SimilarityRecorder`."""
     recorder = SimilarityRecorder()
     denoising.run(prompts, recorder)
-    assert recorder.statistics is not None
-    return recorder.statistics
+    return recorded(recorder.statistics)
 
 
 def block_schedules(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,7 @@ from caches.cache import Cache, DenoiserCache
 from caches.call import CachedCall
 from caches.evaluation import now
 from caches.profile import scheduled_sigmas
-from gensift.denoising.families import family_of
-from gensift.errors import UnsupportedPipelineError
+from caches.recording import RecordingPart, recorded
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 # Numbers kept of one row's output of one sub-block at one step. All sub-blocks of FLUX over 28
@@ -96,11 +95,10 @@ class SimilarityRecorder(Cache):
         return _Recorder(self, module)
 
 
-class _Recorder(DenoiserCache):
+class _Recorder(RecordingPart):
     def __init__(self, recorder: SimilarityRecorder, module: torch.nn.Module) -> None:
         super().__init__(recorder._tally)
         self._recorder = recorder
-        self._leading = family_of(module).leading
         self._slots = [UnitSlot(unit) for unit in units_of(module)]
         for slot in self._slots:
             slot.run = self._timed(slot)
@@ -110,17 +108,14 @@ class _Recorder(DenoiserCache):
     def run(
         self,
         call: CachedCall,
-        arguments: Callable[[], dict[str, Any]],
+        given: Any,
         denoise: Callable[[], Any],
     ) -> Any:
         """See `DenoiserCache.run`."""
-        statistics = self._recorder.statistics
-        if statistics is None or call.step_index is None:
-            raise UnsupportedPipelineError(
-                "This pipeline cannot be recorded: it denoises outside of its scheduler's loop."
-            )
+        statistics = recorded(self._recorder.statistics)
+        step_index = recorded(call.step_index)
         self.tally.computed += len(call.rows.rows)
-        statistics.latents = tuple(arguments()[self._leading][0].shape)
+        statistics.latents = tuple(given[0].shape)
         start = now()
         try:
             output = denoise()
@@ -132,21 +127,13 @@ class _Recorder(DenoiserCache):
         finally:
             for slot in self._slots:
                 slot.taken = None
-        if call.step_index == statistics.num_steps - 1:
+        if step_index == statistics.num_steps - 1:
             self._sum_up(statistics, self._seen.pop(call.context))
         return output
-
-    def select(self, sources: Mapping[int, int], num_candidates: int) -> None:
-        """Recording runs under no search."""
 
     def clear(self) -> None:
         """See `DenoiserCache.clear`."""
         self._seen.clear()
-
-    @property
-    def num_bytes(self) -> int:
-        """See `DenoiserCache.num_bytes`; not counted."""
-        return 0
 
     def detach(self) -> None:
         """See `DenoiserCache.detach`."""
@@ -163,8 +150,7 @@ class _Recorder(DenoiserCache):
         return run
 
     def _statistics_of(self, slot: UnitSlot) -> UnitStatistics:
-        statistics = self._recorder.statistics
-        assert statistics is not None
+        statistics = recorded(self._recorder.statistics)
         unit, steps = slot.unit, statistics.num_steps
         fresh = UnitStatistics(unit.layer, unit.kind, np.zeros((steps, steps)))
         return statistics.units.setdefault(unit.name, fresh)

@@ -27,7 +27,6 @@ from caches.ertacache.outputs import (
 from caches.graphs import between_graphs, outside_graphs
 from caches.planning.timesteps import adjusted_sigmas
 from caches.row_store import RowStore
-from gensift.denoising.families import family_of
 from gensift.errors import ConfigError
 
 # Solvers whose schedule may be moved in the middle: one evaluation per step, no history, and
@@ -74,7 +73,6 @@ class _ReusedDenoiser(DenoiserCache):
     def __init__(self, cache: ERTACache, module: torch.nn.Module) -> None:
         super().__init__(cache._tally)
         self._cache = cache
-        self._leading = family_of(module).leading
         self._body = Body(module) if cache.config.residual == "body" else None
         self._kept = RowStore(is_padded=self._body is not None and self._body.is_padded)
         # Per context: an output without rows.
@@ -84,11 +82,11 @@ class _ReusedDenoiser(DenoiserCache):
     def run(
         self,
         call: CachedCall,
-        arguments: Callable[[], dict[str, Any]],
+        given: Any,
         denoise: Callable[[], Any],
     ) -> Any:
         """See `DenoiserCache.run`."""
-        given, kept = arguments()[self._leading], self._recalled(call)
+        kept = self._recalled(call)
         residual = None
         if self._body is not None:
             output, residual = self._body.run(denoise, kept)

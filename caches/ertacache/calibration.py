@@ -13,6 +13,7 @@ from caches.planning.rectification import choose_rectification
 from caches.planning.segments import best_segments
 from caches.planning.threshold import reuse_below
 from caches.profile import fingerprint_of
+from caches.recording import recorded
 from gensift.errors import ConfigError
 
 
@@ -41,8 +42,7 @@ def record_reuse(
         recorder.first_prompt, recorder.num_prompts = first, count
 
     denoising.run(prompts, recorder, on_batch=begin_batch)
-    assert recorder.statistics is not None
-    return recorder.statistics
+    return recorded(recorder.statistics)
 
 
 def choose_schedule(

@@ -6,7 +6,7 @@ uncached runs (`caches.planning.threshold`) needs no run for a further threshold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from caches.cache import Cache, DenoiserCache
 from caches.call import CachedCall
 from caches.ertacache.outputs import as_tensor, matching, prediction_in, with_prediction
 from caches.evaluation import Denoising
-from gensift.denoising.families import family_of
+from caches.recording import RecordingPart
 from gensift.errors import UnsupportedPipelineError
 
 StepResidual = Literal["increment", "output"]
@@ -81,23 +81,22 @@ class _ClosedLoop(Cache):
         return self._decided[step]
 
 
-class _Part(DenoiserCache):
+class _Part(RecordingPart):
     def __init__(self, loop: _ClosedLoop, module: torch.nn.Module) -> None:
         super().__init__(loop._tally)
         self._loop = loop
-        self._leading = family_of(module).leading
         self._kept: dict[Any, Tensor] = {}
 
     def run(
         self,
         call: CachedCall,
-        arguments: Callable[[], dict[str, Any]],
+        given: Any,
         denoise: Callable[[], Any],
     ) -> Any:
         """See `DenoiserCache.run`."""
         output = denoise()
         self.tally.computed += len(call.rows.rows)
-        latents = as_tensor(arguments()[self._leading])
+        latents = as_tensor(given)
         prediction = as_tensor(prediction_in(output))
         if call.step_index is None or latents is None or prediction is None:
             raise UnsupportedPipelineError(
@@ -119,14 +118,6 @@ class _Part(DenoiserCache):
         reused = start + self._kept[call.context]
         return with_prediction(output, reused.to(prediction.dtype))
 
-    def select(self, sources: Mapping[int, int], num_candidates: int) -> None:
-        """Calibration runs under no search."""
-
     def clear(self) -> None:
         """See `DenoiserCache.clear`."""
         self._kept.clear()
-
-    @property
-    def num_bytes(self) -> int:
-        """See `DenoiserCache.num_bytes`; not counted."""
-        return 0

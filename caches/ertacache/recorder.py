@@ -23,7 +23,7 @@ from caches.ertacache.outputs import as_tensor, channel_dim, matching, predictio
 from caches.evaluation import now
 from caches.planning.rectification import Moments
 from caches.profile import scheduled_sigmas
-from gensift.denoising.families import family_of
+from caches.recording import RecordingPart, recorded
 from gensift.errors import UnsupportedPipelineError
 
 # (mode, branch, anchor step, step)
@@ -147,11 +147,10 @@ class ReuseRecorder(Cache):
         return _Recorder(self, module)
 
 
-class _Recorder(DenoiserCache):
+class _Recorder(RecordingPart):
     def __init__(self, recorder: ReuseRecorder, module: torch.nn.Module) -> None:
         super().__init__(recorder._tally)
         self._recorder = recorder
-        self._leading = family_of(module).leading
         try:
             self._body: Body | None = Body(module)
         except UnsupportedPipelineError:  # no blocks that are known: the other modes remain
@@ -161,19 +160,18 @@ class _Recorder(DenoiserCache):
     def run(
         self,
         call: CachedCall,
-        arguments: Callable[[], dict[str, Any]],
+        given: Any,
         denoise: Callable[[], Any],
     ) -> Any:
         """See `DenoiserCache.run`."""
         self.tally.computed += len(call.rows.rows)
-        statistics, start = self._recorder.statistics, now()
+        statistics, start = recorded(self._recorder.statistics), now()
         if self._body is None:
             output, body = denoise(), None
         else:
             output, body = self._body.run(denoise)
-        assert statistics is not None
         statistics.full_seconds.append(now() - start)
-        latents = as_tensor(arguments()[self._leading])
+        latents = as_tensor(given)
         prediction = as_tensor(prediction_in(output))
         if call.step_index is None or latents is None or prediction is None:
             raise UnsupportedPipelineError(
@@ -191,17 +189,9 @@ class _Recorder(DenoiserCache):
         past.append(_Past(call.step_index, prediction, residuals))
         return output
 
-    def select(self, sources: Mapping[int, int], num_candidates: int) -> None:
-        """Recording runs under no search."""
-
     def clear(self) -> None:
         """See `DenoiserCache.clear`."""
         self._past.clear()
-
-    @property
-    def num_bytes(self) -> int:
-        """See `DenoiserCache.num_bytes`; not counted."""
-        return 0
 
     def detach(self) -> None:
         """See `DenoiserCache.detach`."""
@@ -217,8 +207,7 @@ class _Recorder(DenoiserCache):
         prediction: Tensor,
         denoise: Callable[[], Any],
     ) -> None:
-        statistics, step = self._recorder.statistics, call.step_index
-        assert statistics is not None and step is not None
+        statistics, step = recorded(self._recorder.statistics), recorded(call.step_index)
         statistics.latents = tuple(latents.shape[1:])
         own = matching(latents, prediction)
         norm = _row_sums(prediction - own)
