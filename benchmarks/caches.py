@@ -39,7 +39,6 @@ from benchmarks.cache_contenders import (
 )
 from benchmarks.caches_plot import draw
 from benchmarks.results import FOLDER, publish
-from benchmarks.timing import now
 from caches.bac import calibration as bac
 from caches.bac.cache import BAC
 from caches.bac.config import BACConfig, UnitSchedule
@@ -47,7 +46,7 @@ from caches.ertacache import calibration as erta
 from caches.ertacache.cache import ERTACache
 from caches.ertacache.config import ERTACacheConfig
 from caches.ertacache.recorder import ReuseStatistics
-from caches.evaluation import Denoising
+from caches.evaluation import Denoising, now
 from caches.planning.uniform import uniform_updates
 from gensift.files import write_atomically
 from gensift.randomness import candidate_seed, make_generators

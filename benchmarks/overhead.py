@@ -28,7 +28,7 @@ import torch
 
 import gensift
 from benchmarks.results import interval, publish
-from benchmarks.timing import now
+from caches.evaluation import now
 from gensift.randomness import candidate_seeds, make_generators
 
 PROMPT = "a red circle left of a blue square"

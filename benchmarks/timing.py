@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.results import interval
+from caches.evaluation import now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +27,6 @@ class Timing:
     seconds: float
     peak_memory_mib: float | None
     result: Any
-
-
-def now() -> float:
-    """The clock, after all work handed to a GPU is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def timed(run: Callable[[], Any], device: str) -> Timing:
