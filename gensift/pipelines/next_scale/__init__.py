@@ -1,0 +1,1 @@
+"""What next-scale autoregressive picture models (VAR, Infinity) have in common."""

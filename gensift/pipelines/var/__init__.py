@@ -1,0 +1,1 @@
+"""VAR: class-conditional next-scale prediction of codebook entries, arXiv 2404.02905."""

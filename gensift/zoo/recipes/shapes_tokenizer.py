@@ -1,0 +1,68 @@
+"""Recipe of the tokenizer of `shapes-infinity`: 16 bits per token, 130 tokens on six grids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from gensift.pipelines.infinity.tokenizer import InfinityTokenizer
+from gensift.pipelines.next_scale.scales import square_schedule
+from gensift.zoo.recipes.shapes_vae import batch_at
+from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
+
+SCHEDULE = square_schedule((1, 2, 3, 4, 6, 8))
+STEPS = 2_400
+BATCH = 32
+LEARNING_RATE = 2e-3
+COMMITMENT = 0.25
+SEED = 61
+
+
+def build() -> InfinityTokenizer:
+    """A fresh tokenizer of 0.8 M parameters: factor 8, 16 channels."""
+    torch.manual_seed(SEED)
+    tokenizer: InfinityTokenizer = InfinityTokenizer(
+        latent_channels=16,
+        block_out_channels=(16, 32, 48, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+    )
+    return tokenizer
+
+
+def train(folder: Path, steps: int = STEPS) -> InfinityTokenizer:
+    """Train (or go on training) in `folder`; returns the averaged tokenizer."""
+    tokenizer = build()
+    optimizer = torch.optim.AdamW(
+        tokenizer.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01
+    )
+
+    def loss_at(step: int) -> tuple[Tensor, LogRow]:
+        pixels = batch_at(step, BATCH)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = tokenizer.encoder(pixels)
+        latents = latents.float()
+        coded = tokenizer.quantize(latents.detach(), SCHEDULE.scales).latents
+        with torch.autocast("cpu", torch.bfloat16):
+            # The gradient passes the quantizer as if it were not there.
+            decoded = tokenizer.decoder(latents + (coded - latents).detach()).float()
+        absolute = (decoded - pixels).abs().mean()
+        squared = mse_loss(decoded, pixels)
+        commitment = mse_loss(latents, coded)
+        loss = absolute + 2 * squared + COMMITMENT * commitment
+        figures = {"mse": squared.item(), "l1": absolute.item(), "commitment": commitment.item()}
+        return loss, figures
+
+    run = TrainingRun(
+        folder,
+        steps,
+        {"tokenizer": tokenizer},
+        [optimizer],
+        warmup_then_decay(0.03, 0.4),
+        average_decay=0.995,
+    )
+    run.run(loss_at)
+    return tokenizer
