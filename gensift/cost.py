@@ -27,9 +27,11 @@ class Cost:
     denoiser_calls: forward passes of the denoiser, whatever their batch; None in a plan, because
         micro-batching decides it.
     decodes: pictures decoded by the full VAE (previews it decodes included).
-    preview_decodes: pictures decoded by a tiny preview decoder; disjoint from `decodes`.
+    preview_decodes: pictures decoded by a tiny preview decoder, or at reduced size; disjoint from
+        `decodes`.
     reward_calls: pictures scored, per reward name.
-    tokens: tokens run through a language or autoregressive model.
+    tokens: tokens run through a language or autoregressive model; with classifier-free guidance
+        those of the unconditional row count too.
     cache_hits: block or model evaluations that a cache answered.
     seconds: wall time per part; parts do not overlap, so their sum is the total.
     peak_memory_mib: highest memory in use, MiB; None when not measured.

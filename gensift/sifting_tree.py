@@ -179,10 +179,13 @@ def _summary(prompt: PromptTrace) -> str:
 
 def _draw_stage_label(axes: Axes, row: _Row) -> None:
     stage = row.stage
-    name = "final" if stage.is_final else f"step {stage.step_index + 1}"
+    unit = "step" if stage.grid is None else "scale"
+    name = "final" if stage.is_final else f"{unit} {stage.step_index + 1}"
     if stage.round is not None:
         name = f"round {stage.round}" if stage.is_final else f"{stage.round}: {name}"
     lines = [f"of {stage.num_inference_steps}"] if not stage.is_final else []
+    if stage.grid is not None and not stage.is_final:
+        lines[0] += f"  ·  {stage.grid[0]}x{stage.grid[1]} tokens"
     if stage.sigma is not None and not stage.is_final:
         lines[0] += f"  ·  {SIGMA} {stage.sigma:.2f}"
     lines.append(f"{len(stage.alive)} → {len(stage.kept)}")

@@ -31,8 +31,9 @@ class Stage:
     combined: one value for each of `alive`, by which they were ranked.
     kept: the candidates that go on (at the final stage: that are returned).
     is_final: whether finished samples were scored.
-    parents: for each of `alive` the kept candidate whose state it goes on with; None where
-        everyone goes on with its own.
+    parents: for each of `alive` the kept candidate whose state it goes on with, None for a
+        place that stays empty; None as a whole where everyone kept goes on with its own.
+    grid: token grid (height, width) that was drawn, of models that draw scale by scale.
     round: number of the round in searches that make several, the first one 0; None elsewhere.
     previews: candidate index to its picture at that stage; not part of equality.
     """
@@ -46,7 +47,8 @@ class Stage:
     combined: tuple[float, ...]
     kept: tuple[int, ...]
     is_final: bool = False
-    parents: tuple[int, ...] | None = None
+    parents: tuple[int | None, ...] | None = None
+    grid: tuple[int, int] | None = None
     round: int | None = None
     previews: Mapping[int, Image] = field(default_factory=dict, compare=False, repr=False)
 
@@ -65,10 +67,10 @@ class Stage:
         if problems:
             raise ConfigError.from_problems("Stage", problems)
 
-    def _problems_of_parents(self, parents: tuple[int, ...]) -> list[str]:
+    def _problems_of_parents(self, parents: tuple[int | None, ...]) -> list[str]:
         if len(parents) != len(self.alive):
             return [f"{len(parents)} parents for {len(self.alive)} alive candidates"]
-        strangers = sorted(set(parents) - set(self.kept))
+        strangers = sorted({p for p in parents if p is not None} - set(self.kept))
         return [f"parents {strangers} were not kept"] if strangers else []
 
     def parent(self, candidate: int) -> int | None:
@@ -99,6 +101,8 @@ class Stage:
         }
         if self.parents is not None:
             data["parents"] = list(self.parents)
+        if self.grid is not None:
+            data["grid"] = list(self.grid)
         if with_previews:
             data["previews"] = {str(c): _encode(image) for c, image in self.previews.items()}
         return data
@@ -117,6 +121,7 @@ class Stage:
             kept=tuple(data["kept"]),
             is_final=data["is_final"],
             parents=tuple(data["parents"]) if data.get("parents") is not None else None,
+            grid=tuple(data["grid"]) if data.get("grid") is not None else None,
             round=data.get("round"),
             previews={int(c): _decode(text) for c, text in data.get("previews", {}).items()},
         )

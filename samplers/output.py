@@ -70,6 +70,20 @@ class SamplerOutput:
         return [reward for result in self.results for reward in result.rewards]
 
 
+@dataclass(frozen=True)
+class PlannedStage:
+    """One round of scoring: `alive` candidates are scored after a step, `kept` go on.
+
+    Searches that make several rounds number them by `round`, the first one 0.
+    """
+
+    step_index: int
+    num_inference_steps: int
+    alive: int
+    kept: int
+    round: int | None = None
+
+
 @runtime_checkable
 class Sampler(Protocol):
     """A way to spend compute on better samples.

@@ -24,13 +24,13 @@ from samplers.diffusion.attachment import gate_denoisers
 from samplers.diffusion.cached import cache_hits, follow_copies
 from samplers.diffusion.callback import num_steps_of
 from samplers.diffusion.exchange import Exchange, own_candidates
-from samplers.diffusion.judge import Judge
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows, RowGate
-from samplers.diffusion.schedule import Checkpoint, PlannedStage
+from samplers.diffusion.schedule import Checkpoint
 from samplers.diffusion.sift import NothingLeft, Sift
 from samplers.diffusion.stochastic import refuse_shared_noise
-from samplers.output import Progress, SamplerOutput
+from samplers.judge import Judge
+from samplers.output import PlannedStage, Progress, SamplerOutput
 
 if TYPE_CHECKING:
     from samplers.diffusion.search import DiffusionSearch

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gensift.trace import PromptTrace, Stage
-from samplers.diffusion.judge import Judge, RewardSpec
 from samplers.diffusion.pictures import Row
+from samplers.judge import Judge, RewardSpec
 from samplers.output import PromptResult
 
 

@@ -12,16 +12,11 @@ from typing import ClassVar, Literal
 
 from gensift.config import option
 from gensift.randomness import derived_seed, make_generators
-from samplers.diffusion.particles import (
-    ParticleWeights,
-    Potential,
-    in_place,
-    multinomial,
-    systematic,
-)
+from samplers.diffusion.particles import ParticleWeights, Potential
 from samplers.diffusion.resampling import ResamplingConfig, ResamplingSearch
 from samplers.diffusion.schedule import Checkpoint, PruningSchedule, schedule_problems
 from samplers.diffusion.search import SearchConfig
+from samplers.drawing import in_place, multinomial, systematic
 
 _DRAWS = {"systematic": systematic, "multinomial": multinomial}
 

@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from gensift.errors import ConfigError
 from gensift.randomness import candidate_seeds, make_generators
 from samplers.diffusion.attach import PipelineCall
-from samplers.diffusion.judge import Judge, RewardSpec
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.schedule import Prices
+from samplers.judge import Judge, RewardSpec
 
 Meter = Callable[[Callable[[], Any]], tuple[Any, float]]
 _ROWS = 4

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gensift.errors import ConfigError
+from samplers.output import PlannedStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +39,6 @@ class Checkpoint:
 
     step_index: int
     keep: float
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """One round of scoring: `alive` candidates are scored after a step, `kept` go on.
-
-    Searches that make several rounds number them by `round`, the first one 0.
-    """
-
-    step_index: int
-    num_inference_steps: int
-    alive: int
-    kept: int
-    round: int | None = None
 
 
 @dataclass(frozen=True)

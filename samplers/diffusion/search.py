@@ -18,10 +18,8 @@ from gensift.pipelines.loading import call_defaults, load_preview_decoder
 from samplers.diffusion.attach import PipelineCall, attach, search_in_one_call
 from samplers.diffusion.exchange import ALONE, Exchange
 from samplers.diffusion.guidance import guidance_rows
-from samplers.diffusion.judge import Judge, RewardSpec, check_reward
 from samplers.diffusion.schedule import (
     Checkpoint,
-    PlannedStage,
     Prices,
     denoising_steps,
     early_verdicts,
@@ -30,7 +28,8 @@ from samplers.diffusion.schedule import (
     verdicts,
 )
 from samplers.diffusion.sift import Sift
-from samplers.output import Progress, SamplerOutput
+from samplers.judge import Judge, RewardSpec, check_reward
+from samplers.output import PlannedStage, Progress, SamplerOutput
 
 BudgetUnit = Literal["nfe", "flops", "seconds"]
 

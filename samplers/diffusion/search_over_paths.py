@@ -27,9 +27,8 @@ from gensift.trace import PromptTrace, Trace
 from samplers.diffusion.attach import PipelineCall, make_sift, run_sift
 from samplers.diffusion.cached import refuse_cache
 from samplers.diffusion.guidance import guidance_rows
-from samplers.diffusion.judge import Judge
 from samplers.diffusion.noise import check_noise_decides, gaussian
-from samplers.diffusion.schedule import PlannedStage, largest_count
+from samplers.diffusion.schedule import largest_count
 from samplers.diffusion.search import (
     DiffusionSearch,
     EarlySearchConfig,
@@ -39,7 +38,8 @@ from samplers.diffusion.search import (
 )
 from samplers.diffusion.sift import Sift
 from samplers.diffusion.winding import Leg, Winding, check_memoryless, wind, winding_legs
-from samplers.output import Progress, PromptResult, SamplerOutput
+from samplers.judge import Judge
+from samplers.output import PlannedStage, Progress, PromptResult, SamplerOutput
 
 DEFAULT_PATHS = 4
 

@@ -16,12 +16,12 @@ from gensift.denoising.observer import StepEvent, keep_rows
 from gensift.errors import RewardError
 from gensift.trace import PromptTrace, Stage, Trace
 from samplers.diffusion.exchange import ALONE, Exchange, own_candidates
-from samplers.diffusion.judge import Judge
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows, RowGate
-from samplers.diffusion.schedule import Checkpoint, PlannedStage, goes_on
+from samplers.diffusion.schedule import Checkpoint, goes_on
 from samplers.diffusion.scores import RoundScores, merged
-from samplers.output import Progress, PromptResult
+from samplers.judge import Judge
+from samplers.output import PlannedStage, Progress, PromptResult
 
 
 class NothingLeft(Exception):

@@ -19,10 +19,10 @@ from gensift.config import option
 from gensift.errors import ConfigError
 from gensift.randomness import derived_seed, make_generators
 from samplers.diffusion.attach import PipelineCall
-from samplers.diffusion.particles import draw_one
 from samplers.diffusion.resampling import ResamplingConfig, ResamplingSearch
 from samplers.diffusion.schedule import Checkpoint
 from samplers.diffusion.search import Plan, SearchConfig
+from samplers.drawing import draw_one
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from gensift.pipelines.next_scale.pipeline import (
     SamplingOptions,
     check_output_type,
     per_scale,
+    rows_of_prompts,
 )
 from gensift.pipelines.next_scale.sampling import Generators, RowStreams, draw_bits
 from gensift.pipelines.next_scale.scales import ScaleSchedule
@@ -112,37 +113,24 @@ class InfinityPipeline(NextScalePipeline):
         prompts: str | Sequence[str],
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        guidance_scale: float | Sequence[float] = 3.0,
-        temperature: float | Sequence[float] = 0.5,
-        top_p: float = 0.97,
-        num_images_per_prompt: int = 1,
+        num_images_per_prompt: int | Sequence[int] = 1,
         generator: Generators = None,
         capacity: int | None = None,
+        **settings: Any,
     ) -> NextScaleState:
         """Rows of which nothing is drawn yet, those of a prompt together.
 
         `capacity` is the positions that the cache needs room for until rows are gathered; by
-        default all. The other arguments are those of the call.
+        default all. `settings` are those of `settings`; the other arguments are those of the call.
 
         Raises:
             ConfigError: an argument is out of range.
         """
+        schedule, options = self.settings(**settings)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ConfigError("A prompt is empty; give each picture a text to be drawn from.")
-        if num_images_per_prompt < 1:
-            raise ConfigError(
-                f"`num_images_per_prompt` is {num_images_per_prompt}; give 1 or more."
-            )
-        schedule = self.schedule(height, width)
-        options = SamplingOptions(
-            guidance=per_scale("guidance_scale", guidance_scale, len(schedule)),
-            temperature=positive(per_scale("temperature", temperature, len(schedule))),
-            top_p=top_p,
-        )
-        prompt_of_row = [at for at in range(len(texts)) for _ in range(num_images_per_prompt)]
+        prompt_of_row = rows_of_prompts(len(texts), num_images_per_prompt)
         hidden = self.encode_text(texts)
         if options.is_guided_from(0):
             hidden = hidden + self._unconditional(hidden, negative_prompt)
@@ -153,6 +141,27 @@ class InfinityPipeline(NextScalePipeline):
             streams=RowStreams.of(generator, len(prompt_of_row)),
             options=options,
             capacity=capacity,
+        )
+
+    def settings(
+        self,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float | Sequence[float] = 3.0,
+        temperature: float | Sequence[float] = 0.5,
+        top_p: float = 0.97,
+    ) -> tuple[ScaleSchedule, SamplingOptions]:
+        """What a call with these arguments draws, scale by scale, and how.
+
+        Raises:
+            ConfigError: an argument is out of range.
+        """
+        schedule = self.schedule(height, width)
+        return schedule, SamplingOptions(
+            guidance=per_scale("guidance_scale", guidance_scale, len(schedule)),
+            temperature=positive(per_scale("temperature", temperature, len(schedule))),
+            top_p=top_p,
         )
 
     def schedule(self, height: int | None = None, width: int | None = None) -> ScaleSchedule:

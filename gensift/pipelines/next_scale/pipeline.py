@@ -20,7 +20,7 @@ from gensift.errors import ConfigError
 from gensift.pipelines.next_scale.autoencoder import resized
 from gensift.pipelines.next_scale.kv_cache import KVCache
 from gensift.pipelines.next_scale.sampling import RowStreams
-from gensift.pipelines.next_scale.scales import ScaleSchedule
+from gensift.pipelines.next_scale.scales import Scale, ScaleSchedule
 from gensift.pipelines.next_scale.transformer import Conditions, NextScaleTransformer
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -203,22 +203,16 @@ class NextScalePipeline(DiffusionPipeline):  # type: ignore[misc]
         state.cache.gather(rows, capacity or state.schedule.ends[-1])
 
     @torch.no_grad()
-    def decode(
-        self,
-        state: NextScaleState,
-        rows: Sequence[int] | None = None,
-        *,
-        scale: tuple[int, int] | None = None,
-    ) -> Tensor:
-        """Pictures of what is drawn so far, float32 in [0, 1], `(rows, 3, height, width)`.
+    def decode(self, latents: Tensor, *, scale: Scale | None = None) -> Tensor:
+        """Pictures float32 in [0, 1], `(rows, 3, height, width)`, of the latents of a state.
+
+        Latents are decodable after every step.
 
         Args:
-            state: after at least one step.
-            rows: which rows; by default all.
+            latents: all of a state, or some of their rows.
             scale: token grid to shrink the latents to before they are decoded, which costs less
                 and gives smaller pictures; coarse scales hold no fine detail anyway.
         """
-        latents = state.latents if rows is None else state.latents[list(rows)]
         if scale is not None:
             latents = resized(latents, self.vae.latent_size(scale), "bilinear")
         return self.vae.decode(latents)  # type: ignore[no-any-return]
@@ -227,24 +221,17 @@ class NextScalePipeline(DiffusionPipeline):  # type: ignore[misc]
         """Draw all scales and return pictures as `output_type` says."""
         for _ in self.progress_bar(range(len(state.schedule))):
             self.step(state, max_rows)
-        return self.pictures(state, output_type)
-
-    def pictures(self, state: NextScaleState, output_type: str) -> Any:
-        """The rows of `state` as a pipeline returns them.
-
-        Args:
-            state: with all scales drawn.
-            output_type: "pil"; "np", float `(rows, height, width, 3)`; "pt", as `decode`; or
-                "latent", not decoded.
-        """
         if output_type == "latent":
             return state.latents
-        images = torch.cat([self.decode(state, [row]) for row in range(state.rows)])
-        return convert_pictures(images, output_type)
+        parts = torch.split(state.latents, max_rows or state.rows)
+        return convert_pictures(torch.cat([self.decode(part) for part in parts]), output_type)
 
 
 def convert_pictures(images: Tensor, output_type: str) -> Any:
-    """Pictures `(rows, 3, height, width)` in [0, 1] as "pt", "np" or "pil"."""
+    """Pictures `(rows, 3, height, width)` in [0, 1] as "pt" (unchanged), "np" or "pil".
+
+    "np" is float `(rows, height, width, 3)`.
+    """
     if output_type == "pt":
         return images
     array = images.permute(0, 2, 3, 1).cpu().numpy()
@@ -261,6 +248,21 @@ def check_output_type(output_type: str) -> None:
     """
     if output_type not in OUTPUT_TYPES:
         raise ConfigError(f"`output_type` is {output_type!r}; allowed: {', '.join(OUTPUT_TYPES)}.")
+
+
+def rows_of_prompts(num_prompts: int, per_prompt: int | Sequence[int]) -> list[int]:
+    """The prompt of each row: so many rows of the first, then those of the next.
+
+    Raises:
+        ConfigError: a prompt has no row, or there are more or fewer counts than prompts.
+    """
+    counts = [per_prompt] * num_prompts if isinstance(per_prompt, int) else list(per_prompt)
+    if len(counts) != num_prompts or any(count < 1 for count in counts):
+        raise ConfigError(
+            f"`num_images_per_prompt` is {per_prompt}; give 1 or more, for all or for each of "
+            f"{num_prompts} prompts."
+        )
+    return [prompt for prompt, count in enumerate(counts) for _ in range(count)]
 
 
 def per_scale(name: str, given: float | Sequence[float], num_scales: int) -> tuple[float, ...]:

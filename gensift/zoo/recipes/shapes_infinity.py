@@ -24,7 +24,7 @@ from gensift.zoo.recipes.vocabulary import T5_LENGTH, build_t5_tokenizer
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import render
 
-STEPS = 9_000
+STEPS = 6_000
 BATCH = 48
 MUON_RATE = 0.01
 ADAM_RATE = 1.5e-3
@@ -68,7 +68,7 @@ def encode_scenes(tokenizer: InfinityTokenizer, cache: Path, count: int = SCENES
             pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
             with torch.autocast("cpu", torch.bfloat16):
                 latents.append(tokenizer.encode(pictures).half())
-        arrays = {"latents": torch.cat(latents), "prompts": torch.from_numpy(prompts)}
+        arrays = {"latents": torch.cat(latents).contiguous(), "prompts": torch.from_numpy(prompts)}
         aside = cache.with_suffix(".tmp")
         save_file(arrays, aside)
         aside.replace(cache)
@@ -147,7 +147,7 @@ def build_transformer() -> InfinityTransformer:
             nn.init.zeros_(parameter)
     with torch.no_grad():
         # Gates of one: the first two of the six vectors.
-        transformer.shared_modulation.bias.unflatten(0, (6, -1))[:2].fill_(1.0)
+        transformer.shared_modulation.bias[: 2 * transformer.width].fill_(1.0)
     return transformer
 
 

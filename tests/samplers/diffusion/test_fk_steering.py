@@ -23,9 +23,10 @@ from samplers.diffusion.attach import PipelineCall, attach
 from samplers.diffusion.best_of_n import BestOfN
 from samplers.diffusion.fk_steering import FKSteering
 from samplers.diffusion.flow_sde import flow_sde
-from samplers.diffusion.particles import ParticleWeights, in_place, systematic
+from samplers.diffusion.particles import ParticleWeights
 from samplers.diffusion.search import DiffusionSearch
 from samplers.diffusion.svdd import SVDD
+from samplers.drawing import in_place, systematic
 from samplers.registry import SAMPLERS
 
 COUNT = 6

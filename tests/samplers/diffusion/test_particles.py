@@ -11,9 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplers.diffusion.particles import (
-    ParticleWeights,
-    Potential,
+from samplers.diffusion.particles import ParticleWeights, Potential
+from samplers.drawing import (
     draw_one,
     effective_size,
     in_place,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gensift.errors import ConfigError, RewardError
 from rewards.combine import CompositeReward
-from samplers.diffusion.judge import THUMBNAIL, Judge
+from samplers.judge import THUMBNAIL, Judge
 
 PROMPTS = ["a", "b", "c", "d", "e"]
 PICTURES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -14,7 +14,6 @@ from gensift.cost import Stopwatch
 from gensift.errors import ConfigError
 from rewards.combine import CompositeReward, rank_sum
 from rewards.protocol import Reward, call_reward, reward_name, scorer_at
-from samplers.diffusion.preview import Previewer
 
 THUMBNAIL = 96
 """Longest side of a kept preview, in pixels."""
@@ -33,6 +32,19 @@ class Verdict:
 
     scores: dict[str, Tensor]
     thumbnails: list[Image.Image] = field(default_factory=list)
+
+
+class Decoder(Protocol):
+    """What turns latents `(rows, ...)` into pictures `(rows, 3, height, width)` in [0, 1]."""
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether it is cheaper than the decoding of finished samples, and counted apart."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode all of them at once."""
+        ...
 
 
 class Judge:
@@ -64,7 +76,7 @@ class Judge:
 
     def score(
         self,
-        previewer: Previewer,
+        decoder: Decoder,
         latents: Tensor,
         prompts: Sequence[str],
         max_images: int | None,
@@ -81,10 +93,10 @@ class Judge:
         thumbnails: list[Image.Image] = []
         done = 0
         while done < len(latents):
-            images = self._decode(previewer, latents[done : done + (max_images or len(latents))])
+            images = self._decode(decoder, latents[done : done + (max_images or len(latents))])
             part, texts = latents[done : done + len(images)], prompts[done : done + len(images)]
             done += len(images)
-            if previewer.is_tiny:
+            if decoder.is_tiny:
                 self.preview_decodes += len(part)
             else:
                 self.decodes += len(part)
@@ -95,15 +107,15 @@ class Judge:
                 self.reward_calls[name] += len(part)
             on_image("reward", len(part))
             if self._keep_previews:
-                thumbnails += [_thumbnail(image) for image in images]
+                thumbnails += [thumbnail(image) for image in images]
         return Verdict({name: torch.cat(values) for name, values in scores.items()}, thumbnails)
 
-    def _decode(self, previewer: Previewer, latents: Tensor) -> Tensor:
+    def _decode(self, decoder: Decoder, latents: Tensor) -> Tensor:
         """Pictures of as many leading `latents` as memory allows."""
         while True:
             try:
                 with self.stopwatch.part("decode"):
-                    return previewer.decode(latents)
+                    return decoder.decode(latents)
             except torch.OutOfMemoryError:
                 if len(latents) == 1:
                     raise
@@ -158,7 +170,8 @@ def _only(scores: Mapping[str, Tensor]) -> Tensor:
     return next(iter(scores.values()))
 
 
-def _thumbnail(image: Tensor) -> Image.Image:
+def thumbnail(image: Tensor) -> Image.Image:
+    """A small copy of a picture `(3, height, width)` in [0, 1]."""
     pixels: Any = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(pixels)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
