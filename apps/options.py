@@ -56,7 +56,10 @@ class GenerateOptions:
         None, minimum=1, help="Pictures kept per prompt, best first; one by default."
     )
     steps: int | None = option(
-        None, minimum=1, help="Denoising steps; by default what the model asks for."
+        None,
+        minimum=1,
+        help="Denoising steps; by default what the model asks for. Models that draw scale by scale "
+        "have none.",
     )
     guidance_scale: float | None = option(
         None, minimum=0, help="Strength of guidance; by default what the model asks for."
@@ -203,6 +206,7 @@ _OWN_OPTIONS = {
     "generator": "--seed",
     "num_images_per_prompt": "--num-candidates",
     "num_videos_per_prompt": "--num-candidates",
+    "max_rows": "--max-rows",
 }
 _SETTLED = ("latents", "output_type", "return_dict", "callback_on_step_end")
 

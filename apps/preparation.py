@@ -219,14 +219,21 @@ def settle_call(
     from gensift.pipelines.loading import call_defaults
     from samplers.diffusion.guidance import guidance_argument
 
-    guidance = guidance_argument(pipeline)
+    known = inspect.signature(type(pipeline).__call__).parameters
+    has_steps = "num_inference_steps" in known
+    if options.steps is not None and not has_steps:
+        raise ConfigError(
+            f"`--steps` was given, but {type(pipeline).__name__} draws scale by scale and has no "
+            "denoising steps; leave it out."
+        )
+    guidance = guidance_argument(pipeline) if has_steps else "guidance_scale"
     own = {"num_inference_steps": options.steps, guidance: options.guidance_scale}
-    call = call_arguments(options, inspect.signature(type(pipeline).__call__).parameters)
+    call = call_arguments(options, known)
     for name in own.keys() & call.keys():
         if own[name] is not None:
             raise ConfigError(f"`{name}` is given by --call and by an option of its own; give one.")
     call |= {name: value for name, value in own.items() if value is not None}
-    if "num_videos_per_prompt" in inspect.signature(type(pipeline).__call__).parameters:
+    if "num_videos_per_prompt" in known:
         raise UnsupportedPipelineError(
             f"{type(pipeline).__name__} draws videos, and `generate` writes pictures only; "
             "search it in Python: sampler(pipe, prompts)."

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from apps.console import log, say
 
-EVENTS = ("denoise", "decode", "reward")
+EVENTS = ("denoise", "scale", "decode", "reward")
 
 
 class SearchProgress:
@@ -22,12 +22,13 @@ class SearchProgress:
         self._prompts = bars.add_task(
             "prompts", total=num_prompts, completed=num_finished, visible=num_prompts > 1
         )
-        self._events = {event: bars.add_task(event, total=None) for event in EVENTS}
+        # Which of them a sampler reports shows when it does.
+        self._events = {event: bars.add_task(event, total=None, visible=False) for event in EVENTS}
 
     def __call__(self, event: str, done: int, total: int) -> None:
         """Take a report of the sampler; the contract is `samplers.output.Progress`."""
         if event in self._events:
-            self._bars.update(self._events[event], completed=done, total=total)
+            self._bars.update(self._events[event], completed=done, total=total, visible=True)
 
     def finish_prompt(self, prompt: str, reward: float | None) -> None:
         """Count a prompt as finished and clear the bars for the next one."""

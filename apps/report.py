@@ -68,7 +68,8 @@ def show_plan(job: Job, plan: Any, planned: Cost) -> None:
     """Print what a run would do."""
     sampler = escape(str(job.config["sampler"]))
     stages = Table(title=f"{sampler}: per prompt", title_justify="left")
-    for column in ("after step", "scored", "kept"):
+    unit = "scale" if hasattr(plan, "num_scales") else "step"
+    for column in (f"after {unit}", "scored", "kept"):
         stages.add_column(column, justify="right")
     for stage in plan.stages:
         step = f"{stage.step_index + 1} of {stage.num_inference_steps}"
@@ -76,7 +77,7 @@ def show_plan(job: Job, plan: Any, planned: Cost) -> None:
     out.print(stages)
     out.print(_costs({f"planned, {len(job.prompts)} prompt(s)": planned}))
     out.print(
-        f"Candidates per prompt: {plan.num_candidates}. Most denoiser rows at a time: "
+        f"Candidates per prompt: {plan.num_candidates}. Most rows at a time: "
         f"{plan.peak_rows}. Nothing was run; results would go to {job.folder}",
         soft_wrap=True,
         markup=False,
@@ -121,8 +122,10 @@ def _costs(costs: dict[str, Cost]) -> Table:
 
 
 def _cost_rows(cost: Cost) -> dict[str, str]:
-    rows = {"denoiser rows (NFE)": f"{cost.nfe:,}", "decodes": f"{cost.decodes:,}"}
-    counts = {"preview decodes": cost.preview_decodes, "tokens": cost.tokens}
+    # A model that draws tokens has no denoiser.
+    work = {"tokens": cost.tokens} if cost.tokens else {"denoiser rows (NFE)": cost.nfe}
+    rows = {label: f"{count:,}" for label, count in (work | {"decodes": cost.decodes}).items()}
+    counts = {"preview decodes": cost.preview_decodes}
     counts |= {f"reward calls, {escape(name)}": n for name, n in cost.reward_calls.items()}
     counts |= {"cache hits": cost.cache_hits}
     rows |= {label: f"{count:,}" for label, count in counts.items() if count}

@@ -49,6 +49,19 @@ class Outcome:
     is_reproducible: bool = True
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Candidates of a prompt that are drawn to the end, and seeds: one for each that is begun."""
+
+    candidates: int
+    seeds: int
+
+    @classmethod
+    def of(cls, plan: Any) -> Counts:
+        """Those of a plan; most searches begin as many candidates as they name."""
+        return cls(plan.num_candidates, getattr(plan, "num_seeds", plan.num_candidates))
+
+
 def run_job(job: Job, exchange: Exchange = ALONE) -> Outcome | None:
     """Run `job`, or what is left of it, together with the other processes of `exchange`.
 
@@ -77,10 +90,11 @@ def _lead(job: Job, exchange: Exchange) -> Outcome:
         finished = _say_what_is_done(job, folder)
         plan = _settle(job, folder)
         planned = times(plan.cost, len(job.prompts))
-        exchange.gather((plan.num_candidates, finished))
+        counts = Counts.of(plan)
+        exchange.gather((counts, finished))
         try:
             with show_progress(len(job.prompts), len(finished)) as progress:
-                for line in _search(job, folder, plan.num_candidates, finished, progress, exchange):
+                for line in _search(job, folder, counts, finished, progress, exchange):
                     folder.append_result(line)
                     progress.finish_prompt(line["prompt"], line["samples"][0]["reward"])
         except KeyboardInterrupt:
@@ -106,10 +120,10 @@ def _lead(job: Job, exchange: Exchange) -> Outcome:
 
 def _help(job: Job, exchange: Exchange) -> None:
     """The part of every other process: it draws and writes pictures, and sends scores."""
-    settled: tuple[int, set[int]] = (0, set())
-    num_candidates, finished = exchange.gather(settled)[0]
+    settled: tuple[Counts, set[int]] = (Counts(0, 0), set())
+    counts, finished = exchange.gather(settled)[0]
     with show_progress(0, 0) as progress:
-        for _ in _search(job, RunFiles(job.folder), num_candidates, finished, progress, exchange):
+        for _ in _search(job, RunFiles(job.folder), counts, finished, progress, exchange):
             pass
 
 
@@ -215,7 +229,7 @@ def _sampler_of(job: Job, num_candidates: int, **changes: Any) -> Any:
 def _search(
     job: Job,
     files: RunFiles,
-    num_candidates: int,
+    counts: Counts,
     finished: set[int],
     progress: SearchProgress,
     exchange: Exchange,
@@ -225,36 +239,36 @@ def _search(
     can_share = getattr(job.sampler_class, "shares_candidates", False)
     for part in divide(todo, exchange.size, can_share=can_share):
         work = _search_shared if part.is_shared else _search_dealt
-        yield from work(job, files, num_candidates, part, progress, exchange)
+        yield from work(job, files, counts, part, progress, exchange)
 
 
 def _search_dealt(
     job: Job,
     files: RunFiles,
-    num_candidates: int,
+    counts: Counts,
     part: Round,
     progress: SearchProgress,
     exchange: Exchange,
 ) -> list[dict[str, Any]]:
     line = None
     if exchange.rank < len(part.prompts):
-        sampler = _sampler_of(job, num_candidates)
+        sampler = _sampler_of(job, counts.candidates)
         index = part.prompts[exchange.rank]
-        line = _search_one(job, files, sampler, num_candidates, index, progress)
+        line = _search_one(job, files, sampler, counts, index, progress)
     return [line for line in exchange.gather(line) if line is not None]
 
 
 def _search_shared(
     job: Job,
     files: RunFiles,
-    num_candidates: int,
+    counts: Counts,
     part: Round,
     progress: SearchProgress,
     exchange: Exchange,
 ) -> list[dict[str, Any]]:
     (index,) = part.prompts
-    sampler = _sampler_of(job, num_candidates, exchange=exchange)
-    output = _draw(job, sampler, num_candidates, index, progress)
+    sampler = _sampler_of(job, counts.candidates, exchange=exchange)
+    output = _draw(job, sampler, counts, index, progress)
     return [write_shared_prompt(files, job.config, output, index, _stem(job, index), exchange)]
 
 
@@ -262,16 +276,16 @@ def _search_one(
     job: Job,
     files: RunFiles,
     sampler: Any,
-    num_candidates: int,
+    counts: Counts,
     index: int,
     progress: SearchProgress,
 ) -> dict[str, Any]:
-    output = _draw(job, sampler, num_candidates, index, progress)
+    output = _draw(job, sampler, counts, index, progress)
     return write_prompt(files, job.config, output, index, _stem(job, index))
 
 
-def _draw(job: Job, sampler: Any, num_candidates: int, index: int, progress: SearchProgress) -> Any:
-    seeds = [candidate_seeds(job.seed, index, num_candidates)]
+def _draw(job: Job, sampler: Any, counts: Counts, index: int, progress: SearchProgress) -> Any:
+    seeds = [candidate_seeds(job.seed, index, counts.seeds)]
     with _memory_advice():
         return sampler(
             job.pipeline, [job.prompts[index]], seeds=seeds, progress=progress, **job.call

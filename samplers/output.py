@@ -10,7 +10,10 @@ from gensift.cost import Cost
 from gensift.trace import Trace
 
 Progress = Callable[[str, int, int], None]
-"""Called as `progress(event, done, total)`; events are "denoise", "decode" and "reward"."""
+"""Called as `progress(event, done, total)`.
+
+Events are "denoise" (steps), "scale" (of next-scale models), "decode" and "reward".
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -213,6 +213,11 @@ def _from_pretrained(location: str, dtype: Any) -> Any:
 
 
 def _set_scheduler(pipe: Any, name: str) -> None:
+    if not hasattr(pipe, "scheduler"):
+        raise ConfigError(
+            f"Scheduler {name!r} was asked for, but {type(pipe).__name__} does not denoise and has "
+            "none; leave it out."
+        )
     known = {cls.__name__: cls for cls in pipe.scheduler.compatibles} | {
         type(pipe.scheduler).__name__: type(pipe.scheduler)
     }

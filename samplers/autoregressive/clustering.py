@@ -14,6 +14,10 @@ from torch import Tensor
 
 Feature = Literal["pca", "shared-pca", "pool"]
 RESTARTS, MAX_ROUNDS = 10, 100
+RESOLUTION = 1e-4
+"""Of a feature, as a share of the largest; finer differences are taken for rounding."""
+TIE = 10
+"""Differences of distances that are taken for rounding, in units of that."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ def choose_by_cluster(points: Tensor, size: int, generator: torch.Generator) -> 
         size: number of clusters.
         generator: of the starting points.
     """
+    # Pictures that are alike but for rounding must not be told apart: which of them is chosen
+    # would depend on how many were drawn together.
+    step = points.abs().max().clamp(min=torch.finfo(points.dtype).tiny) * RESOLUTION
+    points = (points / step).round() * step
     centres = k_means(points, size, generator)
     distances = torch.cdist(points, centres)
     labels = distances.argmin(1)
@@ -78,7 +86,9 @@ def choose_by_cluster(points: Tensor, size: int, generator: torch.Generator) -> 
     for label in range(size):
         members = (labels == label).nonzero()[:, 0]
         if len(members):
-            chosen.append(int(members[own[members].argmin()]))
+            # Two members of a pair are equally near; the first one stands for it.
+            is_near = own[members] <= own[members].min() + TIE * step
+            chosen.append(int(members[is_near][0]))
     while len(chosen) < size:
         gaps = torch.cdist(points, points[chosen]).amin(1)
         gaps[chosen] = -1.0

@@ -96,7 +96,7 @@ def _load(spec: str, device: str) -> Embedding:
 
         reward = shapes_clip(device=device)
         return OpenClipEmbedding(reward.model, reward.preprocess)
-    if not Path(spec).is_dir() and spec.count("/") != 1:
+    if not spec or (not Path(spec).is_dir() and spec.count("/") != 1):
         raise ConfigError(
             f"Embedding {spec!r} is unknown; give auto, shapes-clip, dinov2, or a folder or hub id "
             "(owner/name) of a DINOv2."

@@ -71,6 +71,8 @@ class SearchRun:
             "decode": plan.cost.decodes + plan.cost.preview_decodes,
             "reward": max(plan.cost.reward_calls.values(), default=0),
         }
+        # What was decoded for judges, where clusters are formed of it next.
+        self._shown: tuple[int, Tensor] | None = None
         self._decodes = {"decodes": 0, "preview_decodes": 0}
 
     @property
@@ -113,6 +115,8 @@ class SearchRun:
 
     def decode(self) -> Tensor:
         """Pictures of all rows as they are now, at reduced size where the options say so."""
+        if self._shown is not None and self._shown[0] == self.scale:
+            return self._shown[1]
         decoder = StateDecoder(self.model, self.reduced_scale)
         size = self.search.config.max_rows or self.state.rows
         with self.stopwatch.part("decode"):
@@ -124,7 +128,8 @@ class SearchRun:
 
     def score(self, decoder: StateDecoder | None = None) -> list[Scored]:
         """Judge all rows; one result per prompt. Rows that came out alike are judged once."""
-        decoder = decoder or StateDecoder(self.model, self.reduced_scale)
+        is_shown = self.scale in self.schedule.cluster_scales
+        decoder = decoder or StateDecoder(self.model, self.reduced_scale, is_shown)
         first, like = distinct_rows(self.state.latents, self.state.prompt_of_row)
         verdict = self._judge.score(
             decoder,
@@ -133,7 +138,10 @@ class SearchRun:
             self.search.config.max_rows,
             self._report,
         )
-        decoder.pictures = [decoder.pictures[at] for at in like] if decoder.pictures else []
+        if decoder.keeps_pictures:
+            decoder.pictures = [decoder.pictures[at] for at in like]
+        if is_shown:
+            self._shown = self.scale, torch.stack(decoder.pictures)
         return [self._of_prompt(index, verdict, like) for index in range(len(self.populations))]
 
     def _of_prompt(self, index: int, verdict: Verdict, like: Sequence[int]) -> Scored:

@@ -252,7 +252,7 @@ def test_a_failed_first_prompt_keeps_a_folder_that_was_there(generate, tmp_path)
 def test_a_dry_run_shows_the_plan_and_writes_nothing(generate, tmp_path):
     shown = generate(*ARGUMENTS, "--prompt", "b", "--dry-run", "--max-rows", 3)
     assert shown.code == 0
-    assert "Most denoiser rows at a time: 3" in shown.out
+    assert "Most rows at a time: 3" in shown.out
     document = generate(*ARGUMENTS, "--prompt", "b", "--dry-run", "--json").document
     assert document["cost"]["nfe"] == 2 * 4 * 10
     assert document["cost"]["denoiser_calls"] is None
