@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +33,6 @@ from gensift.pipelines.next_scale.conversion import (
 )
 from gensift.pipelines.next_scale.transformer_keys import TRANSFORMER_BUFFERS, TRANSFORMER_RULES
 
-CHUNKED = r"block_chunks\.(\d+)\.module\.(\d+)\."
-
 
 def _transformer_rules(state: State) -> Rules:
     return (
@@ -55,15 +51,21 @@ def _transformer_rules(state: State) -> Rules:
 
 
 def _unchunking(state: State) -> Rules:
-    """Rules that number blocks through, which some checkpoints keep in chunks."""
-    places = {(int(m[1]), int(m[2])) for m in (re.match(CHUNKED, key) for key in state) if m}
-    chunks = 1 + max((chunk for chunk, _ in places), default=-1)
-    sizes = [sum(chunk == other for other, _ in places) for chunk in range(chunks)]
-    begins = [0, *accumulate(sizes)]
+    """Rules that number blocks through, which some checkpoints keep in chunks of one size."""
+    chunks, size = _chunks(state)
     return [
-        (rf"^block_chunks\.{chunk}\.module\.{block}\.", f"blocks.{begins[chunk] + block}.")
-        for chunk, block in sorted(places)
+        (rf"^block_chunks\.{chunk}\.module\.{at}\.", f"blocks.{chunk * size + at}.")
+        for chunk in range(chunks)
+        for at in range(size)
     ]
+
+
+def _chunks(state: State) -> tuple[int, int]:
+    """Chunks, and blocks in each; 0 where there are none."""
+    return (
+        count(state, r"block_chunks\.(\d+)\."),
+        count(state, r"block_chunks\.\d+\.module\.(\d+)\."),
+    )
 
 
 TRANSFORMER = Part(
@@ -136,18 +138,19 @@ def transformer_config(state: State, checkpoint: Checkpoint) -> dict[str, Any]:
     """
     rules = _unchunking(state)
     plain = {renamed_key(key, rules): tensor for key, tensor in state.items()}
-    width, token_channels = shape_of(plain, "word_embed.weight", checkpoint)
-    heads = shape_of(plain, "blocks.0.sa.scale_mul_1H11", checkpoint).numel()
-    text_length, text_channels = shape_of(plain, "cfg_uncond", checkpoint)
+    width, token_channels = shape_of(plain, "word_embed.weight", checkpoint, 2)
+    heads = shape_of(plain, "blocks.0.sa.scale_mul_1H11", checkpoint, 4).numel()
+    text_length, text_channels = shape_of(plain, "cfg_uncond", checkpoint, 2)
     return {
-        "num_layers": count(plain, r"blocks\.(\d+)\."),
+        # Of chunks the product, so that a block that is missing at the end is missed.
+        "num_layers": math.prod(_chunks(state)) or count(plain, r"blocks\.(\d+)\."),
         "num_attention_heads": heads,
         "attention_head_dim": width // heads,
         "token_channels": token_channels,
         "text_channels": text_channels,
         "text_max_length": text_length,
-        "pooling_heads": shape_of(plain, "text_proj_for_sos.ca.mat_q", checkpoint)[-2],
-        "feed_forward_width": shape_of(plain, "blocks.0.ffn.fc1.weight", checkpoint)[0],
+        "pooling_heads": shape_of(plain, "text_proj_for_sos.ca.mat_q", checkpoint, 3)[-2],
+        "feed_forward_width": shape_of(plain, "blocks.0.ffn.fc1.weight", checkpoint, 2)[0],
     }
 
 

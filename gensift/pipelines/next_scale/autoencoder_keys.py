@@ -47,7 +47,7 @@ def autoencoder_config(state: State, checkpoint: Checkpoint) -> dict[str, int | 
 
     def outputs(layer: str) -> int:
         inner = next((name for name in (layer, f"{layer}.conv") if f"{name}.bias" in state), layer)
-        return shape_of(state, f"{inner}.bias", checkpoint)[0]
+        return shape_of(state, f"{inner}.bias", checkpoint, 1)[0]
 
     levels = range(num_levels_of(state))
     return {

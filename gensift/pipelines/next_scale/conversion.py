@@ -124,8 +124,7 @@ def fill(
     Raises:
         ConfigError: naming each key that is missing, unknown or of another shape.
     """
-    with torch.device("meta"):
-        model = make()
+    model = _built(make, checkpoint)
     wanted = model.state_dict()
     dropped = [key for key in state if _matches(key, part.dropped)]
     kept = {key: state[key] for key in state.keys() - set(dropped)}
@@ -149,6 +148,17 @@ def fill(
         dtype=", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in filled.values()})),
     )
     return model.eval(), report
+
+
+def _built(make: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return make()
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        raise ConfigError(
+            f"{checkpoint.path}: its shapes make no model: {error}; give a checkpoint of the "
+            "published layout."
+        ) from error
 
 
 def renamed_key(key: str, rules: Rules) -> str:
@@ -203,15 +213,20 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
 
 
-def shape_of(state: State, key: str, checkpoint: Checkpoint) -> torch.Size:
+def shape_of(state: State, key: str, checkpoint: Checkpoint, dims: int) -> torch.Size:
     """The shape of a tensor that a config is read from.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: it is not there, or has not `dims` dimensions.
     """
     if key not in state:
         raise ConfigError(
             f"{checkpoint.path}: missing: {key}; give a checkpoint of the published layout."
+        )
+    if state[key].ndim != dims:
+        raise ConfigError(
+            f"{checkpoint.path}: {key} is {_shape(state[key])} and should have {dims} dimensions; "
+            "give a checkpoint of the published layout."
         )
     return state[key].shape
 

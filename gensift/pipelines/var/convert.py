@@ -105,17 +105,17 @@ def transformer_config(
     Raises:
         ConfigError: a tensor is missing, or the scales are unknown or do not fit.
     """
-    width, latent_channels = shape_of(state, "word_embed.weight", checkpoint)
+    width, latent_channels = shape_of(state, "word_embed.weight", checkpoint, 2)
     sharpness = state.get("blocks.0.attn.scale_mul_1H11")
-    heads = width // HEAD_DIM if sharpness is None else sharpness.numel()
-    length = shape_of(state, "pos_1LC", checkpoint).numel() // width
-    levels = shape_of(state, "lvl_embed.weight", checkpoint)[0]
+    heads = max(width // HEAD_DIM, 1) if sharpness is None else sharpness.numel()
+    length = shape_of(state, "pos_1LC", checkpoint, 3).numel() // width
+    levels = shape_of(state, "lvl_embed.weight", checkpoint, 2)[0]
     return {
         "num_layers": count(state, r"blocks\.(\d+)\."),
         "num_attention_heads": heads,
         "attention_head_dim": width // heads,
-        "num_classes": shape_of(state, "class_emb.weight", checkpoint)[0] - 1,
-        "codebook_size": shape_of(state, "head.weight", checkpoint)[0],
+        "num_classes": shape_of(state, "class_emb.weight", checkpoint, 2)[0] - 1,
+        "codebook_size": shape_of(state, "head.weight", checkpoint, 2)[0],
         "latent_channels": latent_channels,
         "scales": _scales(scales, length, levels),
         "has_shared_modulation": "shared_ada_lin.1.weight" in state,
@@ -138,7 +138,7 @@ def _scales(given: Sequence[int] | None, length: int, levels: int) -> list[int]:
 def _tokenizer(checkpoint: Checkpoint, dtype: WeightDtype | None) -> tuple[VARTokenizer, Report]:
     state = checkpoint.read()
     config = autoencoder_config(state, checkpoint) | {
-        "codebook_size": shape_of(state, "quantize.embedding.weight", checkpoint)[0],
+        "codebook_size": shape_of(state, "quantize.embedding.weight", checkpoint, 2)[0],
         "num_phi": count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
     }
     return fill(partial(VARTokenizer, **config), state, TOKENIZER, checkpoint, dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ImagePipelineOutput
@@ -41,7 +41,7 @@ class VARPipeline(NextScalePipeline):
     # `add` runs the tokenizer's convolutions at every scale, between two passes of the
     # transformer: moving it back and forth would take longer than both.
     model_cpu_offload_seq = "transformer"
-    _exclude_from_cpu_offload = ("vae",)
+    _exclude_from_cpu_offload: ClassVar[list[str]] = ["vae"]
 
     def __init__(
         self,

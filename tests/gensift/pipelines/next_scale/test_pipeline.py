@@ -94,7 +94,7 @@ def test_pictures_in_every_form(family: str) -> None:
     forms = {form: pipe(label, output_type=form, generator=torch.Generator().manual_seed(0)).images
              for form in ("pt", "np", "pil")}  # fmt: skip
     height, width = forms["pt"].shape[-2:]
-    assert 0 <= forms["pt"].min() and forms["pt"].max() <= 1
+    assert forms["pt"].min() >= 0 and forms["pt"].max() <= 1
     assert forms["np"].shape == (1, height, width, 3)
     assert forms["pil"][0].size == (width, height)
     with pytest.raises(ConfigError, match="`output_type` is 'jpg'; allowed: pil"):
