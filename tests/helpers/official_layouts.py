@@ -19,13 +19,16 @@ NUM_LEVELS = 15
 
 
 class Draw:
-    """Collects random tensors by name."""
+    """Collects random tensors by name; on the meta device empty ones."""
 
     def __init__(self, seed: int) -> None:
         self.state: State = {}
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator("cpu").manual_seed(seed)
 
     def __call__(self, name: str, *shape: int, mean: float = 0.0, std: float = 0.25) -> None:
+        if torch.get_default_device().type == "meta":
+            self.state[name] = torch.empty(*shape)
+            return
         self.state[name] = mean + std * torch.randn(*shape, generator=self._generator)
 
     def linear(self, name: str, outputs: int, inputs: int, bias: bool = True) -> None:
@@ -67,7 +70,7 @@ def var_transformer(
     draw, width, length = Draw(seed), heads * head_dim, sum(side**2 for side in sides)
     draw("pos_start", 1, 1, width)
     draw("pos_1LC", 1, length, width)
-    levels = torch.arange(len(sides)).repeat_interleave(torch.tensor([s**2 for s in sides]))
+    levels = torch.tensor([k for k, s in enumerate(sides) for _ in range(s**2)], device="cpu")
     draw.state["lvl_1L"] = levels[None]
     mask = torch.where(levels[:, None] >= levels, 0.0, -torch.inf)
     draw.state["attn_bias_for_masking"] = mask[None, None]
@@ -103,6 +106,7 @@ def infinity_transformer(
     seed: int = 0,
 ) -> State:
     draw, width = Draw(seed), heads * head_dim
+    wide = max(round(4 * width / 256), 1) * 256
     draw("cfg_uncond", text_length, text_channels)
     draw("pos_start", 1, 1, width)
     draw("text_norm.weight", text_channels, mean=1.0)
@@ -126,8 +130,8 @@ def infinity_transformer(
         draw(f"{name}.ca.v_bias", width)
         draw.state[f"{name}.ca.zero_k_bias"] = torch.zeros(width)
         draw.linear(f"{name}.ca.proj", width, width)
-        draw.linear(f"{name}.ffn.fc1", 256, width)
-        draw.linear(f"{name}.ffn.fc2", width, 256)
+        draw.linear(f"{name}.ffn.fc1", wide, width)
+        draw.linear(f"{name}.ffn.fc2", width, wide)
         draw.norm(f"{name}.ca_norm", width)
     draw.linear("head_nm.ada_lin.1", 2 * width, width)
     draw.linear("head", 2 * bits, width)
@@ -135,7 +139,13 @@ def infinity_transformer(
 
 
 def tokenizer(
-    *, widths: Sequence[int], channels: int, family: str, wrapped: bool = False, seed: int = 0
+    *,
+    widths: Sequence[int],
+    channels: int,
+    family: str,
+    wrapped: bool = False,
+    entries: int = 24,
+    seed: int = 0,
 ) -> State:
     """Encoder and decoder, and what belongs to the quantizer of "var" or "infinity"."""
     draw, attention = Draw(seed), family == "var"
@@ -181,10 +191,10 @@ def tokenizer(
     if family == "infinity":
         mask = 2 ** torch.arange(channels)
         return draw.state | {"quantizer.lfq.mask": mask, "quantize.lfq.mask": mask}
-    draw("quantize.embedding.weight", 24, channels, std=1.0)
+    draw("quantize.embedding.weight", entries, channels, std=1.0)
     for at in range(4):
         draw.conv(f"quantize.quant_resi.qresi_ls.{at}", channels, channels)
-    draw("quantize.ema_vocab_hit_SV", 3, 24)
+    draw("quantize.ema_vocab_hit_SV", 3, entries)
     draw.conv("quant_conv", channels, channels)
     draw.conv("post_quant_conv", channels, channels)
     return draw.state
