@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from apps import errors, tune, zoo
+from apps import convert, errors, tune, zoo
 from apps.calibrate import calibrate
 from apps.console import only_json, write_json
 from apps.record import record
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(zoo.app, name="zoo")
+app.add_typer(convert.app, name="convert")
 app.command()(calibrate)
 app.command()(record)
 app.command("train-reward")(train_reward)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,11 @@ PREVIEW_DECODER = "preview_decoder"
 """Folder in a model folder that holds a tiny decoder of its latents."""
 CALL_DEFAULTS = "gensift.json"
 """File in a model folder that holds keyword arguments its pipeline call needs."""
+OWN_PIPELINES = {
+    "InfinityPipeline": "gensift.pipelines.infinity.pipeline",
+    "VARPipeline": "gensift.pipelines.var.pipeline",
+}
+"""Pipelines that diffusers does not know -> the module of each."""
 
 
 def load_pipeline(
@@ -197,11 +203,11 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _from_pretrained(location: str, dtype: Any) -> Any:
-    from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
 
     try:
-        return DiffusionPipeline.from_pretrained(location, dtype=dtype, use_safetensors=True)
+        pipeline_class = _pipeline_class(location)
+        return pipeline_class.from_pretrained(location, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
@@ -212,11 +218,20 @@ def _from_pretrained(location: str, dtype: Any) -> Any:
         raise MissingExtraError(f"Model {location!r} needs a missing package: {error}.") from error
 
 
+def _pipeline_class(location: str) -> Any:
+    """The class that loads `location`: one of ours, or that which finds diffusers' own."""
+    from diffusers import DiffusionPipeline
+
+    name = DiffusionPipeline.load_config(location).get("_class_name")
+    if name in OWN_PIPELINES:
+        return getattr(importlib.import_module(OWN_PIPELINES[name]), name)
+    return DiffusionPipeline
+
+
 def _set_scheduler(pipe: Any, name: str) -> None:
-    if not hasattr(pipe, "scheduler"):
+    if getattr(pipe, "scheduler", None) is None:
         raise ConfigError(
-            f"Scheduler {name!r} was asked for, but {type(pipe).__name__} does not denoise and has "
-            "none; leave it out."
+            f"{type(pipe).__name__} has no scheduler; {name!r} was asked for, leave it out."
         )
     known = {cls.__name__: cls for cls in pipe.scheduler.compatibles} | {
         type(pipe.scheduler).__name__: type(pipe.scheduler)
@@ -244,7 +259,9 @@ def _set_attention_backend(pipe: Any, name: str, device: str) -> None:
 
 def _set_backend_of(denoiser: Any, name: str) -> None:
     processors = getattr(denoiser, "attn_processors", {}).values()
-    if any(hasattr(processor, "_attention_backend") for processor in processors):
+    # Our own models have no processors; they take the backend that is active for all.
+    is_dispatched = getattr(denoiser, "uses_attention_dispatcher", False)
+    if is_dispatched or any(hasattr(p, "_attention_backend") for p in processors):
         denoiser.set_attention_backend(name)
     elif name == "xformers" and hasattr(denoiser, "enable_xformers_memory_efficient_attention"):
         denoiser.enable_xformers_memory_efficient_attention()

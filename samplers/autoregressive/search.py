@@ -266,7 +266,10 @@ def settings_of(pipeline: Any, arguments: Mapping[str, Any]) -> tuple[ScaleSched
 
 
 def _texts(prompts: str | Sequence[str]) -> list[str]:
-    return [prompts] if isinstance(prompts, str) else list(prompts)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ConfigError("A prompt is empty; give a text, or the name or index of a class.")
+    return texts
 
 
 def _check_seeds(groups: Sequence[Sequence[int]], prompts: int, width: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ImagePipelineOutput
@@ -34,12 +34,14 @@ class InfinityPipeline(NextScalePipeline):
     Args:
         transformer: predicts bits.
         vae: the bitwise tokenizer.
-        text_encoder, tokenizer: T5's encoder and its text tokenizer.
+        text_encoder, tokenizer: T5's encoder and its text tokenizer; a folder may come without, and
+            a pipeline without them draws nothing.
         scales: the only schedule of the model; None for those of the released models, which
             `height` and `width` choose from.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer"]
 
     def __init__(
         self,
@@ -191,7 +193,16 @@ class InfinityPipeline(NextScalePipeline):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> list[Tensor]:
-        """The text encoder's last hidden states, `(length, channels)` each, without padding."""
+        """The text encoder's last hidden states, `(length, channels)` each, without padding.
+
+        Raises:
+            ConfigError: the pipeline has no text encoder.
+        """
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ConfigError(
+                "This pipeline has no text encoder; give `text_encoder` and `tokenizer` to "
+                "`from_pretrained`, or convert the model with --text-encoder."
+            )
         longest = self.transformer.config.text_max_length
         tokens = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt"

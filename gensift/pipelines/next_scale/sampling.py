@@ -58,6 +58,14 @@ class RowStreams:
         ]
         return torch.stack(drawn).to(device)
 
+    def gumbel(self, shape: Sequence[int], part: slice, device: torch.device) -> Tensor:
+        """Float32 noise of the standard Gumbel distribution, `(rows of part, *shape)`."""
+        drawn = [
+            torch.empty(*shape, device=generator.device).exponential_(generator=generator)
+            for generator in self.generators[part]
+        ]
+        return -torch.stack(drawn).to(device).log()
+
     def gather(self, rows: Sequence[int], fresh: Sequence[int | None]) -> RowStreams:
         """Row `i` goes on with the stream of row `rows[i]`, or with a new one seeded `fresh[i]`."""
         return RowStreams(

@@ -52,6 +52,8 @@ class NextScaleTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     config_name = "config.json"
     _no_split_modules = ("Block",)
+    uses_attention_dispatcher = True
+    """Attention runs on the active backend, which `set_attention_backend` sets for all models."""
 
     def _build(
         self,

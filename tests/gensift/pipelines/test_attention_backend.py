@@ -4,7 +4,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import tiny_models
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+from helpers import next_scale, tiny_models
 
 from gensift.errors import ConfigError
 from gensift.pipelines.loading import _set_attention_backend
@@ -34,3 +35,16 @@ def test_a_unet_has_xformers_by_a_switch_of_its_own(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(unet), "enable_xformers_memory_efficient_attention", enable)
     _set_attention_backend(SimpleNamespace(unet=unet), "xformers", "cpu")
     assert switched == [unet]
+
+
+def test_next_scale_models_take_the_active_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no processors of their own to set one on."""
+    active = _AttentionBackendRegistry.get_active_backend()[0]
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", active)
+    pipe = next_scale.build("var")
+    before = next_scale.draw(pipe, 1, [0])
+    _set_attention_backend(pipe, "_native_math", "cpu")
+    assert _AttentionBackendRegistry.get_active_backend()[0].value == "_native_math"
+    assert next_scale.draw(pipe, 1, [0]).allclose(before, atol=1e-4)
+    with pytest.raises(ConfigError, match="'flush' cannot be used"):
+        _set_attention_backend(pipe, "flush", "cpu")

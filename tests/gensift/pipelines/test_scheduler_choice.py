@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from helpers import next_scale
 
 import gensift
 from gensift.errors import ConfigError
@@ -22,3 +23,8 @@ def test_the_config_of_the_model_is_kept() -> None:
 def test_what_does_not_fit_is_refused_with_what_does() -> None:
     with pytest.raises(ConfigError, match=r"FluxPipeline.*FlowMatchEulerDiscreteScheduler"):
         gensift.load_pipeline("shapes-flux", scheduler="DDIMScheduler")
+
+
+def test_a_pipeline_without_a_scheduler_takes_none() -> None:
+    with pytest.raises(ConfigError, match="VARPipeline has no scheduler; 'DDIMScheduler' was"):
+        _set_scheduler(next_scale.build("var"), "DDIMScheduler")
