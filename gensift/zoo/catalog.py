@@ -45,6 +45,13 @@ ZOO: dict[str, ZooEntry] = {
             evaluate="gensift.zoo.evaluation.shapes_clip:evaluate",
         ),
         ZooEntry(
+            name="shapes-infinity",
+            family="InfinityPipeline",
+            task="text -> 64x64 scene of coloured shapes, scale by scale",
+            train="gensift.zoo.recipes.shapes_infinity:publish",
+            evaluate="gensift.zoo.evaluation.shapes_infinity:evaluate",
+        ),
+        ZooEntry(
             name="shapes-clip-noise-aware",
             family="sigma adapter of shapes-clip",
             task="score of an early estimate against a prompt",

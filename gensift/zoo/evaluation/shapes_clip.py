@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from gensift.pipelines.loading import load_pipeline
 from gensift.randomness import candidate_seed
 from gensift.zoo.catalog import model_folder
-from gensift.zoo.evaluation.shapes_flux import generate
+from gensift.zoo.evaluation.scenes import generate
 from gensift.zoo.shapes.geneval import CATEGORIES, category, prompts_of
 from gensift.zoo.shapes.verifier import is_true
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from gensift.pipelines.loading import CALL_DEFAULTS
 from gensift.zoo.recipes import shapes_vae
+from gensift.zoo.recipes.publishing import publish_pipeline
 from gensift.zoo.recipes.shapes_latents import LatentScenes, encode_scenes
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 from gensift.zoo.recipes.vocabulary import (
@@ -203,17 +202,7 @@ def build_optimizers(modules: dict[str, nn.Module]) -> list[torch.optim.Optimize
 def publish(folder: Path, steps: int | None = None) -> Path:
     """Train in `folder` and write the finished pipeline below it, weights in float16."""
     pipeline = train(folder, STEPS if steps is None else steps)
-    finished = folder / "model"
-    pipeline.to(torch.float16).save_pretrained(finished)
-    (finished / CALL_DEFAULTS).write_text(json.dumps(DEFAULTS, indent=2) + "\n")
-    for encoder in ("text_encoder", "text_encoder_2"):
-        _compute_in_float32(finished / encoder / "config.json")
-    return finished
-
-
-def _compute_in_float32(config: Path) -> None:
-    """Make transformers widen the stored weights when no dtype is asked for, as diffusers does."""
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2))
+    return publish_pipeline(pipeline, folder / "model", DEFAULTS)
 
 
 def train(folder: Path, steps: int = STEPS) -> FluxPipeline:

@@ -13,10 +13,12 @@ from torch.nn.functional import cross_entropy
 from tqdm import trange
 from transformers import T5EncoderModel
 
+from gensift.pipelines.infinity.pipeline import InfinityPipeline
 from gensift.pipelines.infinity.tokenizer import InfinityTokenizer
 from gensift.pipelines.infinity.transformer import InfinityTransformer
 from gensift.zoo.catalog import model_folder
 from gensift.zoo.recipes import shapes_tokenizer
+from gensift.zoo.recipes.publishing import publish_pipeline
 from gensift.zoo.recipes.shapes_latents import draw_scenes
 from gensift.zoo.recipes.shapes_tokenizer import SCHEDULE
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
@@ -34,6 +36,8 @@ SCENES = 81_920
 SCENE_SEED = 67
 SEED = 71
 LAYERS, HEADS, HEAD_DIM = 6, 4, 32
+DEFAULTS = {"guidance_scale": 3.0, "temperature": 1.0, "top_p": 0.97}
+"""Call arguments of the published pipeline."""
 _ENCODE_BATCH = 128
 
 
@@ -151,7 +155,14 @@ def build_transformer() -> InfinityTransformer:
     return transformer
 
 
-def train(folder: Path, steps: int = STEPS) -> tuple[InfinityTransformer, T5EncoderModel]:
+def publish(folder: Path, steps: int | None = None) -> Path:
+    """Train in `folder` and write the finished pipeline below it, weights in float16."""
+    return publish_pipeline(
+        train(folder, STEPS if steps is None else steps), folder / "model", DEFAULTS
+    )
+
+
+def train(folder: Path, steps: int = STEPS) -> InfinityPipeline:
     """Train (or go on training) in `folder`; needs the zoo's `shapes-flux` for its text encoder."""
     tokenizer = shapes_tokenizer.train(folder / "tokenizer")
     scenes = encode_scenes(tokenizer, folder / "scenes.safetensors")
@@ -178,7 +189,9 @@ def train(folder: Path, steps: int = STEPS) -> tuple[InfinityTransformer, T5Enco
         return value, {"loss": value.item()}
 
     run.run(loss_at)
-    return transformer, text_encoder
+    return InfinityPipeline(
+        transformer, tokenizer, text_encoder, build_t5_tokenizer(), scales=SCHEDULE.scales
+    )
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import trange
 
 from gensift.randomness import candidate_seed
-from gensift.zoo.evaluation.shapes_flux import generate
+from gensift.zoo.evaluation.scenes import generate
 from gensift.zoo.recipes.shapes_latents import draw_scenes
 from gensift.zoo.shapes.grammar import KINDS, RELATIONS, Meaning, true_meanings
 from gensift.zoo.shapes.scenes import place

@@ -8,7 +8,8 @@ from diffusers import DiffusionPipeline, FluxPipeline
 
 import gensift
 from gensift.zoo.catalog import ZOO, model_folder
-from gensift.zoo.evaluation.shapes_flux import generate, vae_fidelity
+from gensift.zoo.evaluation.scenes import generate
+from gensift.zoo.evaluation.shapes_flux import vae_fidelity
 from gensift.zoo.shapes.geneval import prompts_of
 from gensift.zoo.shapes.grammar import all_meanings, true_meanings
 from gensift.zoo.shapes.scenes import scene_for

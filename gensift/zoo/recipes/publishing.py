@@ -1,0 +1,23 @@
+"""Writing a finished pipeline as a zoo model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gensift.pipelines.loading import CALL_DEFAULTS
+
+
+def publish_pipeline(pipeline: Any, folder: Path, defaults: Mapping[str, Any]) -> Path:
+    """Write `pipeline` into `folder`, weights in float16, with the call arguments it needs."""
+    pipeline.to(torch.float16).save_pretrained(folder)
+    (folder / CALL_DEFAULTS).write_text(json.dumps(defaults, indent=2) + "\n")
+    for config in folder.glob("text_encoder*/config.json"):
+        # transformers widens stored weights when asked to; diffusers does so by itself.
+        content = json.loads(config.read_text()) | {"dtype": "float32"}
+        config.write_text(json.dumps(content, indent=2))
+    return folder
