@@ -44,8 +44,8 @@ def show_outcome(outcome: Outcome) -> None:
     out.print(_winners(outcome.lines))
     if not outcome.is_reproducible:
         out.print(
-            "This search adds noise of its own, so a seed alone does not give a winner again in a "
-            "plain call; the same command does.",
+            "This search copies or changes candidates on the way, so a seed alone need not give a "
+            "winner again in a plain call; the same command does.",
             soft_wrap=True,
         )
     out.print(_costs({"planned": outcome.planned, "spent": outcome.spent}))

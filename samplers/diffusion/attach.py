@@ -135,7 +135,13 @@ class PipelineCall:
 
         Raises:
             ConfigError: an argument is unknown, there is no prompt, or ready latents are given.
+            UnsupportedPipelineError: the pipeline does not denoise.
         """
+        if getattr(pipe, "scheduler", None) is None:
+            raise UnsupportedPipelineError(
+                f"{type(pipe).__name__} has no scheduler, so it does not denoise; choose a sampler "
+                "for models that draw scale by scale, such as tts-var or var-best-of-n."
+            )
         try:
             bound = inspect.signature(function).bind(pipe, *args, **kwargs)
         except TypeError as error:

@@ -19,12 +19,14 @@ from gensift.pipelines.next_scale.pipeline import (
     NextScaleState,
     SamplingOptions,
     check_output_type,
+    number_within,
     per_scale,
     rows_of_prompts,
 )
 from gensift.pipelines.next_scale.sampling import Generators, RowStreams, draw_bits
 from gensift.pipelines.next_scale.scales import ScaleSchedule
 
+LOWEST_TEMPERATURE = 1e-3
 logger = logging.get_logger(__name__)
 
 
@@ -162,8 +164,8 @@ class InfinityPipeline(NextScalePipeline):
         schedule = self.schedule(height, width)
         return schedule, SamplingOptions(
             guidance=per_scale("guidance_scale", guidance_scale, len(schedule)),
-            temperature=positive(per_scale("temperature", temperature, len(schedule))),
-            top_p=top_p,
+            temperature=per_scale("temperature", temperature, len(schedule), LOWEST_TEMPERATURE),
+            top_p=number_within("top_p", top_p, 0, 1),
         )
 
     def schedule(self, height: int | None = None, width: int | None = None) -> ScaleSchedule:
@@ -173,6 +175,9 @@ class InfinityPipeline(NextScalePipeline):
             ConfigError: the model draws no such size; names the nearest.
         """
         pixels = self.vae.downscale
+        for name, length in (("height", height), ("width", width)):
+            if length is not None:
+                number_within(name, length, 1)
         if self.config.scales is not None:
             own = ScaleSchedule.of(self.config.scales)
             known = {_pixels(own, pixels): own}
@@ -244,14 +249,3 @@ class InfinityPipeline(NextScalePipeline):
 def _pixels(schedule: ScaleSchedule, downscale: int) -> tuple[int, int]:
     height, width = schedule.scales[-1]
     return height * downscale, width * downscale
-
-
-def positive(numbers: tuple[float, ...]) -> tuple[float, ...]:
-    """`numbers` themselves.
-
-    Raises:
-        ConfigError: one is not above 0.
-    """
-    if not all(number > 0 for number in numbers):
-        raise ConfigError(f"`temperature` is {min(numbers)}; give a number above 0.")
-    return numbers

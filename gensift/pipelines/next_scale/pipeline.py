@@ -6,6 +6,7 @@ copies rows, and `decode` shows what a row looks like so far.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -265,16 +266,35 @@ def rows_of_prompts(num_prompts: int, per_prompt: int | Sequence[int]) -> list[i
     return [prompt for prompt, count in enumerate(counts) for _ in range(count)]
 
 
-def per_scale(name: str, given: float | Sequence[float], num_scales: int) -> tuple[float, ...]:
+def per_scale(
+    name: str, given: float | Sequence[float], num_scales: int, minimum: float = -math.inf
+) -> tuple[float, ...]:
     """A number for each scale, from one for all or one for each.
 
     Raises:
-        ConfigError: there are more or fewer numbers than scales.
+        ConfigError: there are more or fewer numbers than scales, or one is below `minimum`.
     """
-    if isinstance(given, int | float):
-        return (float(given),) * num_scales
-    if len(given) != num_scales:
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    numbers = tuple(given) if several else (given,) * num_scales  # type: ignore[arg-type]
+    if len(numbers) != num_scales:
         raise ConfigError(
-            f"`{name}` has {len(given)} numbers; give one, or one for each of {num_scales} scales."
+            f"`{name}` has {len(numbers)} numbers; give one, or one for each of {num_scales} "
+            "scales."
         )
-    return tuple(map(float, given))
+    return tuple(number_within(name, number, minimum) for number in numbers)
+
+
+def number_within(
+    name: str, given: Any, minimum: float = -math.inf, maximum: float = math.inf
+) -> float:
+    """`given` as a float.
+
+    Raises:
+        ConfigError: it is no finite number, or outside of the bounds.
+    """
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if is_number and math.isfinite(given) and minimum <= given <= maximum:
+        return float(given)
+    least = "" if minimum == -math.inf else f" from {minimum:g}"
+    most = "" if maximum == math.inf else f" to {maximum:g}"
+    raise ConfigError(f"`{name}` is {given!r}; give a number{least}{most}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from gensift.pipelines.next_scale.pipeline import (
     NextScaleState,
     SamplingOptions,
     check_output_type,
+    number_within,
     per_scale,
     rows_of_prompts,
 )
@@ -155,13 +155,13 @@ class VARPipeline(NextScalePipeline):
         Raises:
             ConfigError: an argument is out of range.
         """
-        _check(guidance_scale, top_k, top_p)
         schedule = self.schedule()
+        guidance = number_within("guidance_scale", guidance_scale, 0)
         return schedule, SamplingOptions(
-            guidance=guidance_weights(guidance_scale, len(schedule)),
+            guidance=guidance_weights(guidance, len(schedule)),
             temperature=per_scale("temperature", 1.0, len(schedule)),
-            top_k=top_k,
-            top_p=top_p,
+            top_k=int(number_within("top_k", top_k, 0)),
+            top_p=number_within("top_p", top_p, 0, 1),
             smooth=smooth,
         )
 
@@ -232,15 +232,3 @@ def smooth_weights(logits: Tensor, noise: Tensor, progress: float) -> Tensor:
         SMOOTH_TEMPERATURE * (1 - SMOOTH_COOLING * progress), LEAST_SMOOTH_TEMPERATURE
     )
     return ((logits * (1 + progress) + noise) / temperature).softmax(-1)
-
-
-def _check(guidance_scale: float, top_k: int, top_p: float) -> None:
-    problems = []
-    if not (math.isfinite(guidance_scale) and guidance_scale >= 0):
-        problems.append(f"`guidance_scale` is {guidance_scale}; give a number of 0 or more")
-    if top_k < 0:
-        problems.append(f"`top_k` is {top_k}; give 0 for no limit, or more")
-    if not 0 <= top_p <= 1:
-        problems.append(f"`top_p` is {top_p}; give a number from 0 to 1")
-    if problems:
-        raise ConfigError.from_problems("VARPipeline", problems)

@@ -141,7 +141,9 @@ def test_a_model_without_names_says_so() -> None:
     [
         ({"guidance_scale": -1.0}, "`guidance_scale` is -1.0"),
         ({"guidance_scale": math.nan}, "`guidance_scale` is nan"),
-        ({"top_k": -1, "top_p": 1.5}, "2 problems: `top_k` is -1.*`top_p` is 1.5"),
+        ({"top_k": -1}, "`top_k` is -1; give a number from 0"),
+        ({"top_p": 1.5}, "`top_p` is 1.5; give a number from 0 to 1"),
+        ({"top_p": "high"}, "`top_p` is 'high'; give a number from 0 to 1"),
         ({"num_images_per_prompt": 0}, "`num_images_per_prompt` is 0"),
     ],
 )
