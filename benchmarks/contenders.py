@@ -25,7 +25,6 @@ from gensift.zoo.shapes.verifier import is_true
 from samplers.diffusion.attach import PipelineCall
 from samplers.diffusion.prices import measure_prices
 from samplers.diffusion.schedule import Prices
-from samplers.diffusion.search import DiffusionSearch
 from samplers.registry import SAMPLERS
 
 MOST_CANDIDATES = 400
@@ -40,19 +39,24 @@ class Contender:
         sampler: registered name.
         reward: key of what judges.
         options: of the sampler, but for the number of candidates.
-        steps: denoising steps.
+        steps: denoising steps; None for models without any.
     """
 
     name: str
     sampler: str
     reward: str = "noise-aware"
     options: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 20
+    steps: int | None = 20
 
-    def build(self, rewards: Mapping[str, Any], num_candidates: int) -> DiffusionSearch:
+    def build(self, rewards: Mapping[str, Any], num_candidates: int) -> Any:
         """The search itself."""
         cls: Any = SAMPLERS.get(self.sampler)
-        return cls(rewards[self.reward], num_candidates=num_candidates, **self.options)  # type: ignore[no-any-return]
+        return cls(rewards[self.reward], num_candidates=num_candidates, **self.options)
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """Arguments of the pipeline call that differ from the model's own."""
+        return {} if self.steps is None else {"num_inference_steps": self.steps}
 
 
 @dataclass
@@ -106,9 +110,7 @@ def largest_count(
     best = 0
     for count in range(1, MOST_CANDIDATES):
         try:
-            plan = contender.build(rewards, count).plan(
-                pipe, 1, num_inference_steps=contender.steps
-            )
+            plan = contender.build(rewards, count).plan(pipe, 1, **contender.call)
         except ConfigError:
             continue  # some searches need several candidates, or a multiple of a number
         if price_of(plan.cost, price, plan.guidance_rows, 1) > budget * (1 + 1e-9):
@@ -154,7 +156,7 @@ def run(
         # Every prompt has seeds of its own, shared by all contenders.
         base = gensift.candidate_seed(seed, index, 0)
         start = time.perf_counter()
-        output = search(pipe, str(meaning), seed=base, num_inference_steps=contender.steps)
+        output = search(pipe, str(meaning), seed=base, **contender.call)
         record.seconds.append(time.perf_counter() - start)
         record.meanings.append(meaning)
         record.correct.append(float(is_true(np.asarray(output.images[0]), meaning)))
@@ -173,6 +175,7 @@ def figures(record: Record) -> dict[str, Any]:
     rewards = np.array(record.rewards)
     return {
         "nfe_per_prompt": record.cost.nfe / count,
+        "tokens_per_prompt": record.cost.tokens / count,
         "decodes_per_prompt": record.cost.decodes / count,
         "preview_decodes_per_prompt": record.cost.preview_decodes / count,
         "seconds_per_prompt": float(np.median(record.seconds)),

@@ -10,6 +10,7 @@ import gensift
 from gensift.zoo.catalog import ZOO, model_folder
 from gensift.zoo.evaluation.scenes import generate
 from gensift.zoo.evaluation.shapes_flux import vae_fidelity
+from gensift.zoo.evaluation.shapes_infinity import tokenizer_fidelity
 from gensift.zoo.shapes.geneval import prompts_of
 from gensift.zoo.shapes.grammar import all_meanings, true_meanings
 from gensift.zoo.shapes.scenes import scene_for
@@ -56,6 +57,22 @@ def test_shapes_flux_draws_what_it_never_saw_asked_for() -> None:
     pictures = generate(pipe, [str(m) for m in meanings], range(len(meanings)))
     right = [is_true(p, m) for p, m in zip(pictures, meanings, strict=True)]
     # Chance is below 1 %; the exact figures are in the model card.
+    assert np.mean(right) > 0.3
+
+
+def test_shapes_infinity_is_an_infinity_of_six_scales() -> None:
+    pipe = gensift.load_pipeline("shapes-infinity")
+    assert type(pipe) is gensift.InfinityPipeline
+    grids = pipe.schedule().scales
+    assert len(grids) >= 6 and grids[-1] == (8, 8)
+    assert tokenizer_fidelity(pipe.vae, grids, count=100, seed=1) >= 0.95
+
+
+def test_shapes_infinity_draws_what_it_never_saw_asked_for() -> None:
+    pipe = gensift.load_pipeline("shapes-infinity")
+    meanings = [m for name in ("single", "colour attribution") for m in prompts_of(name, 8)]
+    pictures = generate(pipe, [str(m) for m in meanings], range(len(meanings)))
+    right = [is_true(p, m) for p, m in zip(pictures, meanings, strict=True)]
     assert np.mean(right) > 0.3
 
 
