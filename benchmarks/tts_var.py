@@ -27,7 +27,9 @@ from gensift.zoo.shapes.geneval import benchmark
 COUNTS = (1, 2, 4, 8)
 BASELINE_COUNTS = (1, 2, 4, 8, 16, 32, 64)
 PARTS = (2, 4)
-"""Counts at which parts and settings are compared."""
+"""Counts at which parts are compared."""
+SETTINGS = (2,)
+"""Counts at which settings are."""
 STRENGTHS = (1.0, 4.0, 8.0)
 CLUSTERS_ALONE = {
     "widths": (4, 2, 1, 1, 1, 1),
@@ -65,9 +67,9 @@ ENTRIES = (
     _entry("importance", "var-importance", COUNTS, "main"),
     _entry("tts-var", "tts-var", COUNTS, "main"),
     _entry("tts-var, pool", "tts-var", PARTS, "feature", feature="pool"),
-    _entry("tts-var, shared pca", "tts-var", PARTS, "feature", feature="shared-pca"),
+    _entry("tts-var, shared pca", "tts-var", SETTINGS, "feature", feature="shared-pca"),
     *(
-        _entry(f"tts-var, strength {s:g}", "tts-var", PARTS, "strength", strength=s)
+        _entry(f"tts-var, strength {s:g}", "tts-var", SETTINGS, "strength", strength=s)
         for s in STRENGTHS
     ),
     _entry("clusters alone", "tts-var", PARTS, "ablation", **CLUSTERS_ALONE),
@@ -152,7 +154,7 @@ def main() -> None:
     """Run what is missing, and publish."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("training/shapes-infinity/benchmark"))
-    parser.add_argument("--prompts-per-category", type=int, default=24)
+    parser.add_argument("--prompts-per-category", type=int, default=20)
     parser.add_argument("--only", nargs="*", help="contenders to run; nothing is published then")
     arguments = parser.parse_args()
     pipe: Any = gensift.load_pipeline("shapes-infinity")
