@@ -88,7 +88,15 @@ def attach(
         seed: base of the candidates' seeds.
         seeds: per prompt the seed of each candidate.
         progress: see `samplers.output.Progress`.
+
+    Raises:
+        ConfigError: the sampler is no diffusion search.
     """
+    if not hasattr(sampler, "plan_call"):
+        raise ConfigError(
+            f"{type(sampler).__name__} is no diffusion search, so it cannot be attached; call it "
+            "as sampler(pipe, prompts)."
+        )
     run = AttachedRun()
     plain_class = type(pipe)
 

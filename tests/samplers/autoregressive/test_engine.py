@@ -19,6 +19,7 @@ from helpers.next_scale_search import (
 )
 from torch import Tensor
 
+import gensift
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from gensift.pipelines.next_scale.pipeline import NextScalePipeline, NextScaleState
 from gensift.pipelines.var.pipeline import VARPipeline
@@ -418,6 +419,17 @@ def test_bad_options_are_refused_in_one_line(pipe: Any) -> None:
         run(pipe, build("tts-var"), prompts=prompts(pipe)[0], seeds=[list(range(7))])
     with pytest.raises(ConfigError, match=r"Seeds for 1 prompts were given with 2 prompts"):
         run(pipe, build("tts-var"), seeds=[list(range(8))])
+
+
+def test_a_search_of_scales_is_called_and_not_attached(pipe: Any) -> None:
+    sampler: Any = build("tts-var")
+    with (
+        pytest.raises(
+            ConfigError, match=r"TTSVAR is no diffusion search.*sampler\(pipe, prompts\)"
+        ),
+        gensift.attach(sampler, pipe),
+    ):
+        pass
 
 
 def test_a_diffusion_pipeline_is_refused() -> None:
