@@ -4,7 +4,8 @@ python docs/tables.py           rewrites them
 python docs/tables.py --check   fails if one is out of date
 
 Kinds: `options ttsnap` (options of a sampler), `cli generate` (command line options),
-`benchmark ttsnap` (a published benchmark), `caches ablation` (a part of the cache benchmark).
+`benchmark ttsnap` (a published benchmark), `caches ablation` (a part of the cache benchmark),
+`scales searches` (a part of the benchmark of next-scale searches).
 """
 
 from __future__ import annotations
@@ -103,11 +104,48 @@ def caches(part: str) -> str:
     return table([*names, "speed-up", "PSNR, dB", "feature distance", "GenEval-mini, %"], lines)
 
 
+SCALES_PARTS = {
+    "searches": ("main", "ours"),
+    "settings": ("feature", "strength", "ablation"),
+}
+
+
+def scales(name: str) -> str:
+    """Rows of the benchmark of next-scale searches: the searches, or settings and parts."""
+    found = json.loads((DOCS / "benchmarks" / "tts-var.json").read_text())["rows"]
+    lines = [
+        [
+            row["name"],
+            str(row["num_candidates"]),
+            f"{row['tokens_per_prompt']:,.0f}",
+            f"{row['decodes_per_prompt']:.0f} + {row['preview_decodes_per_prompt']:.0f}",
+            f"{row['seconds_per_prompt']:.2f}",
+            f"{row['reward']:.4f}",
+            _percent(row["geneval_mini"], row["geneval_mini_interval_95"]),
+            *(_over(row.get(f"against_same_{unit}"), row) for unit in ("n", "tokens", "seconds")),
+        ]
+        for row in found
+        if row["part"] in SCALES_PARTS[name]
+    ]
+    header = ["search", "N", "tokens", "decodes + reduced", "s", "reward", "GenEval-mini, %"]
+    return table([*header, "over same N", "over same tokens", "over same time"], lines)
+
+
+def _over(gain: Any, row: Any) -> str:
+    """Gain in reward over a best-of-N, and which one that is."""
+    if gain is None:
+        return ""
+    low, high = gain["reward_interval_95"]
+    count = gain.get("best_of", row["num_candidates"])
+    return f"{gain['reward']:+.3f} ({low:+.3f} to {high:+.3f}), best of {count}"
+
+
 KINDS: dict[str, Callable[[str], str]] = {
     "options": options,
     "cli": cli,
     "benchmark": benchmark,
     "caches": caches,
+    "scales": scales,
 }
 
 
