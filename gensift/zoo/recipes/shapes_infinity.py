@@ -26,7 +26,7 @@ from gensift.zoo.recipes.vocabulary import T5_LENGTH, build_t5_tokenizer
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import render
 
-STEPS = 6_000
+STEPS = 4_800
 BATCH = 48
 MUON_RATE = 0.01
 ADAM_RATE = 1.5e-3
