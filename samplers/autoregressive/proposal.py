@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from samplers.autoregressive.consistency import Agreement
-from samplers.autoregressive.schedule import AFTER, START, SearchSchedule, default_selections
+from samplers.autoregressive.schedule import (
+    AFTER,
+    FEWEST_SCALES,
+    SearchSchedule,
+    default_selections,
+    falling_widths,
+)
 
 THRESHOLD = 0.6
 """Spearman from which rewards may choose: what the published curve reaches where TTS-VAR resamples
 for the first time; before, it stays below 0.3."""
-_FEWEST_SCALES = 6
-"""That published selections can be moved to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +92,11 @@ def first_telling_scale(curve: Sequence[Agreement], threshold: float) -> int | N
 
 
 def schedule_of(
-    num_scales: int, clusters: Sequence[int], resamples: Sequence[int]
+    num_scales: int, clusters: tuple[int, ...], resamples: tuple[int, ...]
 ) -> SearchSchedule:
-    """With the published widths; fewer selections than the published four take their end."""
-    selections = sorted((*clusters, *resamples))
-    levels = (START, *AFTER)[len(AFTER) - len(selections) :]
-    widths = (levels[sum(at <= scale for at in selections)] for scale in range(num_scales))
-    return SearchSchedule(tuple(widths), tuple(clusters), tuple(resamples))
+    """With the published widths, or as many of the last as there are selections."""
+    widths = falling_widths(num_scales, clusters + resamples)
+    return SearchSchedule(widths, clusters, resamples)
 
 
 def _without_rewards(num_scales: int, threshold: float) -> Proposal:
@@ -102,7 +104,7 @@ def _without_rewards(num_scales: int, threshold: float) -> Proposal:
         f"at no scale before the end does the Spearman correlation stay at {threshold:g} or above, "
         "so rewards tell too little to resample by"
     )
-    if num_scales < _FEWEST_SCALES:
+    if num_scales < FEWEST_SCALES:
         reason += f"; {num_scales} scales are too few for clusters alone, so draw best-of-N"
         return Proposal(schedule=schedule_of(num_scales, (), ()), reason=reason)
     clusters, _ = default_selections(num_scales)
