@@ -1,4 +1,7 @@
-"""`gensift tune`: find a pruning schedule offline, on scores that were recorded once."""
+"""`gensift tune`: find a pruning schedule offline, on scores that were recorded once.
+
+With `--sampler tts-var` it is the scales of TTS-VAR that are found; see `apps.tune_scales`.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from apps.command_line import collect, flag, takes_options_of
 from apps.console import log, only_json, out, say, write_json
 from apps.preparation import load_one_reward
 from apps.progress import progress_bar
-from gensift.config import config_hash, save_file
+from apps.tune_scales import NAMES, PANELS, ScaleOptions, tune_scales
+from apps.tune_scales import SAMPLER as TTS_VAR
+from apps.written_files import check_file
+from gensift.config import config_hash, from_dict, save_file
 from gensift.errors import ConfigError
 from samplers.diffusion.schedule import Prices, plan_stages, search_cost
 
@@ -22,13 +29,28 @@ if TYPE_CHECKING:
 
 DEFAULT_CANDIDATES = 10.0
 
+TTSNAP = "ttsnap"
+SAMPLERS = (TTSNAP, TTS_VAR)
+OF_TTSNAP = (
+    *("budget", "budget_in_candidates", "step_cost", "preview_cost", "verdict_cost"),
+    *("max_checkpoints", "folds"),
+)
+"""Options that TTS-VAR does not have."""
+
 Scores = Annotated[
-    Path,
+    Path | None,
     typer.Argument(
         metavar="SCORES",
-        help="Scores per prompt, image and step (.npz, .safetensors, .npy), or a folder that "
-        "gensift record wrote.",
+        help="With ttsnap: scores per prompt, image and step (.npz, .safetensors, .npy), or a "
+        "folder that gensift record wrote.",
         show_default=False,
+    ),
+]
+SamplerName = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT",
+        help="What to tune: ttsnap, on SCORES, or tts-var, on what a model draws now.",
     ),
 ]
 Budget = Annotated[
@@ -68,7 +90,9 @@ MaxCheckpoints = Annotated[int, typer.Option(min=1, max=3, metavar="N", help="Mo
 Folds = Annotated[
     int, typer.Option(min=2, metavar="N", help="Parts that the prompts are split into.")
 ]
-Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of the split and the simulation.")]
+Seed = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Number that all randomness derives from.")
+]
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -81,8 +105,8 @@ RewardName = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT",
-        help="Of a recording: what judges it, noise-aware where it can be. Needed where several "
-        "were recorded.",
+        help="What judges. Of a recording noise-aware where it can be, and needed where several "
+        "were recorded; with tts-var that of generate by default.",
     ),
 ]
 RewardOption = Annotated[
@@ -95,8 +119,11 @@ Device = Annotated[str, typer.Option(metavar="TEXT", help="Where it runs: cpu, c
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
+@takes_options_of(ScaleOptions, PANELS, NAMES)
 def command(
-    scores: Scores,
+    context: typer.Context,
+    scores: Scores = None,
+    sampler: SamplerName = TTSNAP,
     budget: Budget = None,
     budget_in_candidates: BudgetInCandidates = None,
     step_cost: StepCost = 9.9,
@@ -110,13 +137,31 @@ def command(
     reward_option: RewardOption = None,
     device: Device = "auto",
     as_json: Json = False,
+    **given: Any,
 ) -> None:
-    """Find a pruning schedule that beats best-of-N at the same budget, or say that none does."""
+    """Find a pruning schedule that beats best-of-N at the same budget, or say that none does.
+
+    With --sampler tts-var: find the scales at which rewards can be trusted.
+    """
+    _check_given(context, sampler, scores)
+    check_file("--output", output, ".json")
+    if sampler == TTS_VAR:
+        tune_scales(
+            from_dict(ScaleOptions, collect(ScaleOptions, given)),
+            reward=reward,
+            reward_option=reward_option or (),
+            seed=seed,
+            device=device,
+            output=output,
+            as_json=as_json,
+        )
+        return
+    if scores is None:
+        raise ConfigError("SCORES are missing; give a file of scores or a recording.")
     # SciPy takes a second to load, which the other commands need not wait for.
     from samplers.tuning import TuneConfig, ranking_quality, tune
     from samplers.tuning.schedule_file import generate_config
 
-    _check_output(output)
     prices = _prices(step_cost, verdict_cost, preview_cost)
     tensors = _scores(scores, reward, reward_option or (), device)
     amount = _budget(budget, budget_in_candidates, prices, tensors.num_steps)
@@ -138,6 +183,26 @@ def command(
     _show(tensors, prices, config, found)
     if output is not None:
         say(f"Schedule: {output}")
+
+
+def _check_given(context: typer.Context, sampler: str, scores: Path | None) -> None:
+    """Refuse what the sampler that is tuned has no use for."""
+    if sampler not in SAMPLERS:
+        raise ConfigError(
+            f"`--sampler` is {sampler!r}, which is not tuned; give {' or '.join(SAMPLERS)}."
+        )
+    if sampler == TTS_VAR and scores is not None:
+        raise ConfigError(
+            f"SCORES {str(scores)!r} are for {TTSNAP}; {TTS_VAR} is tuned on what the model draws "
+            "now, leave them out."
+        )
+    others = (
+        OF_TTSNAP if sampler == TTS_VAR else [name for part in PANELS.values() for name in part]
+    )
+    for name in others:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"`{flag(name)}` is not for --sampler {sampler}; leave it out.")
 
 
 def _scores(path: Path, reward: str | None, options: Sequence[str], device: str) -> ScoreTensors:
@@ -187,16 +252,6 @@ def _budget(
     if count == round(count) and count >= 1:
         return search_cost(plan_stages((), num_steps, round(count), 1), prices)
     return count * search_cost(plan_stages((), num_steps, 1, 1), prices)
-
-
-def _check_output(path: Path | None) -> None:
-    """Refuse a file that cannot be written before the work is done."""
-    if path is None:
-        return
-    if path.suffix.lower() != ".json":
-        raise ConfigError(f"`--output` is {str(path)!r}; end it in .json.")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"`--output` is {str(path)!r}, in a folder that is not there; make it.")
 
 
 def _warn(tensors: ScoreTensors, found: Recommendation) -> None:

@@ -15,6 +15,8 @@ from gensift.errors import ConfigError
 
 START, AFTER = 8, (6, 4, 2, 1)
 """Published widths: at first, and after each of the four selections."""
+FEWEST_SCALES = 6
+"""That the published selections can be moved to."""
 _FRACTIONS = (2 / 12, 5 / 12, 6 / 12, 9 / 12)
 """Where the published selections lie among 13 scales: two by clusters, two by rewards."""
 
@@ -115,7 +117,7 @@ def default_selections(num_scales: int) -> tuple[tuple[int, ...], tuple[int, ...
     Raises:
         ConfigError: there are fewer than six scales.
     """
-    if num_scales < 6:
+    if num_scales < FEWEST_SCALES:
         raise ConfigError(
             f"A model of {num_scales} scales has no default selections; six scales are needed, or "
             "give `cluster_scales`, `resample_scales` and `widths`."
@@ -138,5 +140,10 @@ def default_widths(num_scales: int, selections: Sequence[int]) -> tuple[int, ...
             f"{len(selections)} selections were given, and the published widths {START}, "
             f"{', '.join(map(str, AFTER))} are for {len(AFTER)}; give `widths` too."
         )
-    passed = [sum(at <= scale for at in sorted(selections)) for scale in range(num_scales)]
-    return tuple((START, *AFTER)[count] for count in passed)
+    return falling_widths(num_scales, selections)
+
+
+def falling_widths(num_scales: int, selections: Sequence[int]) -> tuple[int, ...]:
+    """The published widths, falling at `selections`; fewer than four take the end of them."""
+    levels = (START, *AFTER)[len(AFTER) - len(selections) :]
+    return tuple(levels[sum(at <= scale for at in selections)] for scale in range(num_scales))
