@@ -15,7 +15,7 @@ from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 
 SCHEDULE = square_schedule((1, 2, 3, 4, 6, 8))
 STEPS = 2_400
-PREVIEW_STEPS = 1_200
+PREVIEW_STEPS = 600
 BATCH = 32
 LEARNING_RATE = 2e-3
 PREVIEW_RATE = 1e-3
