@@ -59,10 +59,10 @@ class DenoiserClock:
             type(denoiser).forward = plain
 
 
-def plain_call(pipe: Any, count: int) -> None:
+def plain_call(pipe: Any, count: int, **overrides: Any) -> None:
     """The pipeline alone, one generator per row."""
     generators = make_generators(candidate_seeds(0, 0, count))
-    arguments = gensift.call_defaults(pipe)
+    arguments = gensift.call_defaults(pipe) | overrides
     pipe(PROMPT, num_images_per_prompt=count, generator=generators, **arguments)
 
 

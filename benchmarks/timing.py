@@ -65,6 +65,12 @@ def summary(timings: list[Timing]) -> dict[str, Any]:
     }
 
 
+def seconds_by_part(timings: list[Timing]) -> dict[str, float]:
+    """Median seconds of each part, of runs that returned a `Cost`."""
+    parts = timings[0].result.seconds
+    return {part: float(np.median([t.result.seconds[part] for t in timings])) for part in parts}
+
+
 def ratio(numerators: list[float], denominators: list[float]) -> dict[str, Any]:
     """Median of the ratios, round by round, with the interval of their mean."""
     ratios = np.array(numerators) / np.array(denominators)
