@@ -13,8 +13,6 @@ from benchmarks.timing import interleaved, ratio, summary
 from gensift.errors import GensiftError
 from gensift.pipelines.attention import require_xformers
 
-WARM_UPS = 1
-
 
 def compared_backends(
     subject: Subject, rounds: int, key: str, measure: Callable[[], float]
@@ -26,8 +24,7 @@ def compared_backends(
         backends.append("xformers")
     try:
         runs = {name: lambda n=name: _with_backend(subject, n, measure) for name in backends}
-        interleaved(runs, WARM_UPS, subject.device)
-        timings = interleaved(runs, rounds, subject.device)
+        timings = interleaved(runs, rounds, subject.device, warm_ups=1)
     finally:
         use_backend(subject.denoiser, "native")
     seconds = {name: [timing.result for timing in timings[name]] for name in backends}

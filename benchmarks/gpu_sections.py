@@ -22,7 +22,6 @@ from samplers.diffusion.preview import Previewer
 from samplers.diffusion.schedule import Prices
 
 ATTENTION_CANDIDATES = 4
-WARM_UPS = 1
 
 
 def seconds_per_round(
@@ -83,8 +82,7 @@ def micro_batches(
     """Seconds per denoiser row and peak memory by `max_rows`."""
     limits = _row_limits(subject, extent)
     runs = {str(rows): lambda r=rows: _limited(subject, extent.candidates, r) for rows in limits}
-    interleaved(runs, WARM_UPS, subject.device)
-    timings = interleaved(runs, rounds, subject.device)
+    timings = interleaved(runs, rounds, subject.device, warm_ups=1)
     whole = [t.result for t in timings[str(limits[-1])]]
     rows = []
     for limit in limits:

@@ -10,8 +10,6 @@ from gensift.cost import Cost
 from samplers.autoregressive.search import NextScaleSearch
 from samplers.autoregressive.var_best_of_n import VARBestOfN
 
-WARM_UPS = 1
-
 
 def searched(pipe: Any, sampler: NextScaleSearch, arguments: dict[str, Any]) -> Cost:
     """What a search spent; its pictures are dropped, so that they count into no peak of memory."""
@@ -27,8 +25,7 @@ def engine_over_plain(
         "plain": lambda: plain_call(pipe, count, **arguments),
         "engine": lambda: searched(pipe, engine, arguments),
     }
-    interleaved(runs, WARM_UPS, device)
-    timings = interleaved(runs, rounds, device)
+    timings = interleaved(runs, rounds, device, warm_ups=1)
     seconds = {name: [timing.seconds for timing in timings[name]] for name in runs}
     tokens = timings["engine"][0].result.tokens
     plain = summary(timings["plain"])
@@ -50,8 +47,7 @@ def search_row(
 ) -> dict[str, Any]:
     """Time, memory and work of a search, and the share of its time that `gather` takes."""
     runs = {"search": lambda: searched(pipe, sampler, arguments)}
-    interleaved(runs, WARM_UPS, device)
-    timings = interleaved(runs, rounds, device)["search"]
+    timings = interleaved(runs, rounds, device, warm_ups=1)["search"]
     gathering = [timing.result.seconds["gather"] for timing in timings]
     return {
         "num_candidates": sampler.num_candidates,
