@@ -1,4 +1,4 @@
-"""Random-weight pipelines as large as SDXL, FLUX.1 and Wan 2.1, built without a download.
+"""Random-weight pipelines as large as SDXL, FLUX.1, Wan 2.1 and Infinity-2B, without a download.
 
 Time, memory and FLOPs of a pipeline depend on the shapes of its weights, not on their values. The
 denoisers and VAEs have the published configurations; the text encoders have the published widths
@@ -30,6 +30,9 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from gensift.pipelines.infinity.pipeline import InfinityPipeline
+from gensift.pipelines.infinity.tokenizer import InfinityTokenizer
+from gensift.pipelines.infinity.transformer import InfinityTransformer
 from gensift.zoo.recipes.vocabulary import build_clip_tokenizer, build_t5_tokenizer
 from rewards.open_clip_score import OpenClipReward
 from rewards.preprocess import Preprocess
@@ -46,9 +49,9 @@ class Architecture:
 
     Attributes:
         denoiser: of the UNet or transformer.
-        vae: of the `AutoencoderKL` or `AutoencoderKLWan`.
+        vae: of the `AutoencoderKL`, `AutoencoderKLWan` or `InfinityTokenizer`.
         preview_decoder: of the `AutoencoderTiny` that decodes early estimates; empty for videos,
-            which it cannot decode.
+            which it cannot decode, and for next-scale models, whose own VAE decodes all scales.
         clips: of each CLIP text encoder's `CLIPTextConfig`, layers aside.
         t5: of the `T5Config` or `UMT5Config`, layers aside; empty where there is none.
         arguments: of the pipeline call, beside steps and the size of pictures.
@@ -145,6 +148,20 @@ FULL = {
             "max_sequence_length": 512,
         },
     ),
+    # Source: Infinity-2B with its tokenizer of 32 channels are the defaults of our classes; the
+    # widths of google/flan-t5-xl; the arguments are those of the published notebook.
+    "infinity": Architecture(
+        denoiser={},
+        vae={},
+        t5={
+            "d_model": 2048,
+            "d_kv": 64,
+            "num_heads": 32,
+            "d_ff": 5120,
+            "feed_forward_proj": "gated-gelu",
+        },
+        arguments={"guidance_scale": 3.0, "temperature": 0.5, "top_p": 0.97},
+    ),
 }
 
 _TINY_VAE = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
@@ -202,6 +219,25 @@ TINY = {
         arguments=FULL["wan"].arguments
         | {"height": 32, "width": 48, "num_frames": 9, "max_sequence_length": 16},
     ),
+    "infinity": Architecture(
+        denoiser={
+            "num_layers": 1,
+            "num_attention_heads": 1,
+            "attention_head_dim": 8,
+            "token_channels": 4,
+            "text_channels": 32,
+            "pooling_heads": 1,
+            "feed_forward_width": 16,
+        },
+        vae={
+            "latent_channels": 4,
+            "block_out_channels": (8, 8),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+        },
+        t5=FULL["infinity"].t5 | {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 32},
+        arguments=FULL["infinity"].arguments,
+    ),
 }
 
 TINY_CLIP = {
@@ -239,11 +275,12 @@ def created_on(device: str, dtype: torch.dtype) -> Iterator[None]:
 
 
 def build_denoiser(name: str, architecture: Architecture) -> nn.Module:
-    """The denoiser of `name` ("sdxl", "flux" or "wan"), on the device that is current."""
+    """The denoiser of `name`, a key of `FULL`, on the device that is current."""
     kind = {
         "sdxl": diffusers.UNet2DConditionModel,
         "flux": diffusers.FluxTransformer2DModel,
         "wan": diffusers.WanTransformer3DModel,
+        "infinity": InfinityTransformer,
     }
     denoiser: nn.Module = kind[name](**architecture.denoiser)
     return denoiser.eval().requires_grad_(False)
@@ -251,17 +288,18 @@ def build_denoiser(name: str, architecture: Architecture) -> nn.Module:
 
 def build_vae(name: str, architecture: Architecture) -> nn.Module:
     """The VAE of `name`, on the device that is current."""
-    kind = diffusers.AutoencoderKLWan if name == "wan" else diffusers.AutoencoderKL
-    vae: nn.Module = kind(**architecture.vae)
+    own = {"wan": diffusers.AutoencoderKLWan, "infinity": InfinityTokenizer}
+    vae: nn.Module = own.get(name, diffusers.AutoencoderKL)(**architecture.vae)
     return vae.eval().requires_grad_(False)
 
 
 def build_pipeline(
     name: str, architecture: Architecture, device: str, dtype: torch.dtype, seed: int = 0
 ) -> Any:
-    """The pipeline of `name` ("sdxl", "flux" or "wan") with random weights."""
+    """The pipeline of `name`, a key of `FULL`, with random weights."""
     torch.manual_seed(seed)
-    pipe = {"sdxl": _sdxl, "flux": _flux, "wan": _wan}[name](architecture, device, dtype)
+    build = {"sdxl": _sdxl, "flux": _flux, "wan": _wan, "infinity": _infinity}[name]
+    pipe = build(architecture, device, dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -332,6 +370,18 @@ def _wan(architecture: Architecture, device: str, dtype: torch.dtype) -> Any:
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
     )
+
+
+def _infinity(architecture: Architecture, device: str, dtype: torch.dtype) -> Any:
+    tokenizer = build_t5_tokenizer()
+    t5 = T5Config(vocab_size=len(tokenizer), num_layers=TEXT_LAYERS, **architecture.t5)
+    with created_on(device, dtype):
+        parts = {
+            "transformer": build_denoiser("infinity", architecture),
+            "vae": build_vae("infinity", architecture),
+            "text_encoder": T5EncoderModel(t5).eval(),
+        }
+    return InfinityPipeline(**parts, tokenizer=tokenizer)
 
 
 def _clip_tokenizer() -> Any:

@@ -1,8 +1,9 @@
-"""TTSnap and caches on pipelines as large as SDXL, FLUX.1 and Wan 2.1, on one big GPU.
+"""Searches and caches on pipelines as large as SDXL, FLUX.1, Wan 2.1 and Infinity, on one big GPU.
 
     python -m benchmarks.gpu [--device cuda] [--sizes sdxl flux] [--quick] [--output FOLDER]
     python -m benchmarks.gpu --sections caches --sizes flux --name gpu-caches-flux
     python -m benchmarks.gpu --sections caches --sizes wan --wan-frames 81 --name gpu-caches-wan
+    python -m benchmarks.gpu --sections next_scale --sizes infinity
     python -m benchmarks.gpu --tiny --device cpu --output FOLDER     # the same code in seconds
 
 Needs a GPU of about 80 GiB and no network; see `benchmarks.full_size` for what is full size and
@@ -16,9 +17,11 @@ what is not. Weights are random. Per pipeline:
 * micro-batches: time per denoiser row and peak memory by `max_rows`;
 * attention: the native kernels against xformers, or why xformers cannot be used;
 * survivors: the winner of a search against the same seed drawn alone;
-* caches: speed-up against the ideal, overhead and memory of ours; those of diffusers and cache-dit.
+* caches: speed-up against the ideal, overhead and memory of ours; those of diffusers and cache-dit;
+* next_scale: drawing and TTS-VAR at 256, 512 and 1024 pixels, see `benchmarks.gpu_next_scale`.
 
-Of a pipeline for videos (wan) only the caches are measured; it is not among the default sizes.
+Of a pipeline for videos (wan) only the caches are measured, of one that draws scale by scale
+(infinity) only next_scale; neither is among the default sizes.
 Alternatives are interleaved, and repeated less where the time limit asks for it. Peaks count what
 torch allocated, weights included. A section that runs out of memory says so and the rest goes on.
 Without --output the figures go to `docs/benchmarks`; that is refused on a CPU. A choice of sections
@@ -41,6 +44,7 @@ import torch
 
 from benchmarks import gpu_budget as budget
 from benchmarks import gpu_caches as caches
+from benchmarks import gpu_next_scale as next_scale
 from benchmarks import gpu_sections as sections
 from benchmarks.full_size import (
     FULL,
@@ -65,26 +69,30 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 QUICK = Extent(rounds=1, budget=4, candidates=8)
 SIZES = ("sdxl", "flux")
 """Measured where nothing else is asked for."""
-SECTIONS: dict[str, Section | Mapping[str, Section]] = {
+SECTIONS: dict[str, Section | Mapping[str, Any]] = {
     "equal_budget": budget.equal_budget,
     "row_gate": sections.row_gate,
     "micro_batches": sections.micro_batches,
     "attention": sections.attention,
     "survivors": sections.survivors,
     "caches": caches.PARTS,
+    "next_scale": next_scale.PARTS,
 }
+NO_SCALES = "the pipeline does not draw scale by scale"
+NO_STEPS = "the pipeline has no denoising steps"
 NOT_OF_VIDEOS = {
     "equal_budget": "the reward judges pictures, and there is no tiny decoder of videos",
     "row_gate": "it is about batches of candidates; one video fills the GPU",
     "micro_batches": "it is about batches of candidates; one video fills the GPU",
     "attention": "it is about batches of candidates; one video fills the GPU",
     "survivors": "it compares pictures, pixel by pixel",
+    "next_scale": NO_SCALES,
 }
 PLOTTED = {"equal_budget", "micro_batches"}
 
 
 def build(name: str, arguments: argparse.Namespace, folder: Path) -> Subject:
-    """The pipeline `name` on the device, for pictures with a reward and a preview decoder."""
+    """The pipeline `name` on the device, with what judges its pictures and decodes previews."""
     architecture = (TINY if arguments.tiny else FULL)[name]
     dtype, device = DTYPES[arguments.dtype], arguments.device
     subject = Subject(
@@ -98,10 +106,13 @@ def build(name: str, arguments: argparse.Namespace, folder: Path) -> Subject:
     if subject.is_video:
         frames = arguments.wan_frames or subject.arguments["num_frames"]
         return replace(subject, arguments=subject.arguments | {"num_frames": frames})
+    reward = build_reward(TINY_CLIP if arguments.tiny else None, device, dtype)
+    if subject.is_next_scale:
+        return replace(subject, reward=reward, arguments=architecture.arguments)
     side = {"sdxl": arguments.sdxl_size, "flux": arguments.flux_size}[name]
     return replace(
         subject,
-        reward=build_reward(TINY_CLIP if arguments.tiny else None, device, dtype),
+        reward=reward,
         preview_decoder=save_preview_decoder(architecture, device, dtype, folder / name),
         arguments={"height": side, "width": side, **subject.arguments},
     )
@@ -119,19 +130,13 @@ def measure(
         "weights": f"random; text encoders of {TEXT_LAYERS} layers",
         "arguments": subject.arguments,
     }
-    if subject.is_video or set(chosen) == {"caches"}:
-        step = caches.step_seconds(subject, extent)
-        prices = {"seconds": Prices(step=step)}
-        found["prices"] = {"seconds": {"step": step}}
-    else:
-        prices = budget.prices(subject, extent.rounds)
-        found["prices"] = budget.describe_prices(prices)
+    prices, found["prices"] = _prices(subject, extent, chosen)
 
-    def figures_of(name: str, section: Section | Mapping[str, Section]) -> dict[str, Any]:
+    def figures_of(name: str, section: Section | Mapping[str, Any]) -> dict[str, Any]:
+        if (reason := why_not(name, subject)) is not None:
+            return {"skipped": reason}
         if isinstance(section, Mapping):
             return {part: figures_of(f"{name}.{part}", own) for part, own in section.items()}
-        if subject.is_video and name in NOT_OF_VIDEOS:
-            return {"skipped": NOT_OF_VIDEOS[name]}
         estimate = sections.seconds_per_round(name, subject, extent, prices)
         rounds = deadline.affordable(extent.rounds, estimate)
         _say(subject, f"{name}: {rounds} x {estimate:.1f} s, {deadline.left_s:.0f} s left")
@@ -140,6 +145,29 @@ def measure(
         return _or_out_of_memory(partial(section, subject, extent, rounds, prices))
 
     return found | {name: figures_of(name, SECTIONS[name]) for name in chosen}
+
+
+def why_not(section: str, subject: Subject) -> str | None:
+    """Why a section is not about such a pipeline; None where it is."""
+    if subject.is_next_scale:
+        return None if section.startswith("next_scale") else NO_STEPS
+    if subject.is_video:
+        return NOT_OF_VIDEOS.get(section)
+    return NO_SCALES if section == "next_scale" else None
+
+
+def _prices(
+    subject: Subject, extent: Extent, chosen: Sequence[str]
+) -> tuple[dict[str, Prices], dict[str, Any]]:
+    """What the chosen sections need to know beforehand, and the same for JSON."""
+    if subject.is_next_scale:
+        token = next_scale.token_seconds(subject)
+        return {"seconds": Prices(step=token)}, {"seconds": {"token": token}}
+    if subject.is_video or set(chosen) == {"caches"}:
+        step = caches.step_seconds(subject, extent)
+        return {"seconds": Prices(step=step)}, {"seconds": {"step": step}}
+    prices = budget.prices(subject, extent.rounds)
+    return prices, budget.describe_prices(prices)
 
 
 def _or_out_of_memory(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.gpu_subject import PROMPT, SCHEDULES, SHORT_STEPS, Extent, Subject
-from benchmarks.timing import Timing, interleaved, ratio, summary
+from benchmarks.timing import Timing, interleaved, ratio, seconds_by_part, summary
 from gensift.errors import ConfigError
 from gensift.pipelines.loading import load_preview_decoder
 from samplers.diffusion.attach import PipelineCall
@@ -140,7 +140,5 @@ def _contender(
         **summary(timings),
         "candidates_per_second": median(rates),
         "candidates_per_second_over_best_of_n": ratio(rates, base_rates),
-        "seconds_by_part": {
-            part: median(t.result.seconds[part] for t in timings) for part in cost.seconds
-        },
+        "seconds_by_part": seconds_by_part(timings),
     }

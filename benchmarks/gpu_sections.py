@@ -8,27 +8,28 @@ from statistics import median
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 
+from benchmarks import gpu_next_scale as next_scale
+from benchmarks.backends import compared_backends
 from benchmarks.gpu_budget import contenders, search_cost_of
 from benchmarks.gpu_caches import ROUND_COSTS, rows_of
 from benchmarks.gpu_subject import PROMPT, SHORT_STEPS, Extent, Subject
 from benchmarks.overhead import DenoiserClock
 from benchmarks.timing import interleaved, ratio, summary
-from gensift.errors import DeviceError, GensiftError
-from gensift.pipelines.attention import require_xformers
+from gensift.errors import DeviceError
 from gensift.randomness import candidate_seeds
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.schedule import Prices
 
 ATTENTION_CANDIDATES = 4
-WARM_UPS = 1
 
 
 def seconds_per_round(
     part: str, subject: Subject, extent: Extent, found: dict[str, Prices]
 ) -> float:
     """About how long one round of a section takes, with its share of the warm-up."""
+    if part.startswith("next_scale."):
+        return next_scale.seconds_per_round(part, subject, found)
     step = found["seconds"].step
     whole, short = subject.steps * step, SHORT_STEPS * step
     if part in ROUND_COSTS:
@@ -81,8 +82,7 @@ def micro_batches(
     """Seconds per denoiser row and peak memory by `max_rows`."""
     limits = _row_limits(subject, extent)
     runs = {str(rows): lambda r=rows: _limited(subject, extent.candidates, r) for rows in limits}
-    interleaved(runs, WARM_UPS, subject.device)
-    timings = interleaved(runs, rounds, subject.device)
+    timings = interleaved(runs, rounds, subject.device, warm_ups=1)
     whole = [t.result for t in timings[str(limits[-1])]]
     rows = []
     for limit in limits:
@@ -122,58 +122,15 @@ def attention(
     subject: Subject, extent: Extent, rounds: int, found: dict[str, Prices]
 ) -> dict[str, Any]:
     """Seconds of the denoiser per candidate step, native against xformers."""
-    backends = ["native"]
-    unusable = _why_no_xformers(subject)
-    if unusable is None:
-        backends.append("xformers")
-    try:
-        runs = {name: lambda n=name: _with_backend(subject, n) for name in backends}
-        interleaved(runs, WARM_UPS, subject.device)
-        timings = interleaved(runs, rounds, subject.device)
-    finally:
-        use_backend(subject.denoiser, "native")
-    found_seconds = {name: [t.result for t in timings[name]] for name in backends}
-    result: dict[str, Any] = {
-        name: {
-            "seconds_per_step": median(found_seconds[name]),
-            "peak_memory_mib": summary(timings[name])["peak_memory_mib"],
-        }
-        for name in backends
-    }
-    if unusable is not None:
-        return result | {"xformers": {"unusable": unusable}}
-    both = ratio(found_seconds["xformers"], found_seconds["native"])
-    return result | {"xformers_over_native": both}
+    return compared_backends(subject, rounds, "seconds_per_step", lambda: _step_seconds(subject))
 
 
-def _why_no_xformers(subject: Subject) -> str | None:
-    """The reason, found by a probe and then by a short run; None when it works."""
-    try:
-        require_xformers(subject.device)
-        _with_backend(subject, "xformers")
-    except (GensiftError, RuntimeError, NotImplementedError, ValueError, ImportError) as error:
-        return " ".join(str(error).split())[:300]
-    return None
-
-
-def _with_backend(subject: Subject, backend: str) -> float:
-    use_backend(subject.denoiser, backend)
+def _step_seconds(subject: Subject) -> float:
     clock = DenoiserClock()
     with clock.around(subject.denoiser):
         seeds = candidate_seeds(0, 0, ATTENTION_CANDIDATES)
         subject.plain(seeds, num_inference_steps=SHORT_STEPS)
     return clock.seconds / (SHORT_STEPS * ATTENTION_CANDIDATES)
-
-
-def use_backend(denoiser: Any, backend: str) -> None:
-    """Switch a denoiser to "native" or "xformers"."""
-    if not isinstance(denoiser, UNet2DConditionModel):
-        denoiser.set_attention_backend(backend)
-    # `set_attention_backend` reaches no attention layer of a UNet and says nothing.
-    elif backend == "xformers":
-        denoiser.enable_xformers_memory_efficient_attention()
-    else:
-        denoiser.disable_xformers_memory_efficient_attention()
 
 
 def survivors(

@@ -9,6 +9,7 @@ import torch
 
 import gensift
 from gensift.denoising.modules import denoisers_of
+from gensift.pipelines.next_scale.pipeline import NextScalePipeline
 from gensift.randomness import make_generators
 from samplers.diffusion.guidance import guidance_rows
 from samplers.diffusion.schedule import PruningSchedule
@@ -33,7 +34,7 @@ class Subject:
         name: short name.
         pipe: the diffusers pipeline.
         reward: what judges; None for videos.
-        preview_decoder: folder of the tiny decoder of early estimates; "vae" for videos.
+        preview_decoder: folder of the tiny decoder of early estimates; "vae" where there is none.
         arguments: of the pipeline call.
         device: where it runs.
     """
@@ -59,6 +60,11 @@ class Subject:
     def is_video(self) -> bool:
         """Whether the pipeline makes videos."""
         return "num_frames" in self.arguments
+
+    @property
+    def is_next_scale(self) -> bool:
+        """Whether the pipeline draws scale by scale, without denoising steps."""
+        return isinstance(self.pipe, NextScalePipeline)
 
     @property
     def denoiser(self) -> Any:

@@ -16,17 +16,15 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import gensift
+from benchmarks.peaks import in_fresh_process, peak_of
 from benchmarks.results import interval, publish
 from caches.evaluation import now
 from gensift.randomness import candidate_seeds, make_generators
@@ -61,10 +59,10 @@ class DenoiserClock:
             type(denoiser).forward = plain
 
 
-def plain_call(pipe: Any, count: int) -> None:
+def plain_call(pipe: Any, count: int, **overrides: Any) -> None:
     """The pipeline alone, one generator per row."""
     generators = make_generators(candidate_seeds(0, 0, count))
-    arguments = gensift.call_defaults(pipe)
+    arguments = gensift.call_defaults(pipe) | overrides
     pipe(PROMPT, num_images_per_prompt=count, generator=generators, **arguments)
 
 
@@ -97,9 +95,9 @@ def pruned(pipe: Any, reward: Any, pairs: int) -> tuple[list[float], float]:
 def peak(candidates: int, max_rows: int | None, device: str) -> dict[str, float]:
     """Peak memory of a TTSnap run in a fresh process, MiB: in all, and above the loaded models."""
     options = json.dumps({"num_candidates": candidates, "max_rows": max_rows})
-    command = [sys.executable, "-m", "benchmarks.overhead", "--device", device, "--peak", options]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float] = in_fresh_process(
+        "benchmarks.overhead", ["--device", device, "--peak", options]
+    )
     return found
 
 
@@ -107,27 +105,7 @@ def measure_peak(options: dict[str, Any], device: str) -> dict[str, float]:
     """Run in the fresh process: one small search to warm up, then the one that is measured."""
     pipe, reward = _load(device)
     gensift.TTSnap(reward, num_candidates=1)(pipe, PROMPT)
-    before = _restart_peak(device)
-    gensift.TTSnap(reward, **options)(pipe, PROMPT)
-    after = _peak(device)
-    return {"total_mib": after, "search_mib": after - before}
-
-
-def _restart_peak(device: str) -> float:
-    """Forget the peak of loading; returns what is in use now, MiB."""
-    if device == "cpu":
-        Path("/proc/self/clear_refs").write_text("5")
-    else:
-        torch.cuda.reset_peak_memory_stats()
-    return _peak(device)
-
-
-def _peak(device: str) -> float:
-    """The highest memory in use since the restart, MiB; on a CPU the resident set of Linux."""
-    if device != "cpu":
-        return torch.cuda.max_memory_allocated() / 2**20
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
+    return peak_of(lambda: gensift.TTSnap(reward, **options)(pipe, PROMPT), device)
 
 
 def _load(device: str) -> tuple[Any, Any]:

@@ -42,9 +42,14 @@ def timed(run: Callable[[], Any], device: str) -> Timing:
 
 
 def interleaved(
-    runs: Mapping[str, Callable[[], Any]], rounds: int, device: str
+    runs: Mapping[str, Callable[[], Any]], rounds: int, device: str, *, warm_ups: int = 0
 ) -> dict[str, list[Timing]]:
-    """Run every alternative once per round; entry `i` of each is of the same round."""
+    """Run every alternative once per round; entry `i` of each is of the same round.
+
+    Rounds of `warm_ups` come first and do not count: first calls allocate and choose kernels.
+    """
+    if warm_ups:
+        interleaved(runs, warm_ups, device)
     found: dict[str, list[Timing]] = {name: [] for name in runs}
     for index in range(rounds):
         # Every other round runs backwards, so that a drift of the clock rate hits all alike.
@@ -63,6 +68,12 @@ def summary(timings: list[Timing]) -> dict[str, Any]:
         "seconds_range": (min(seconds), max(seconds)),
         "peak_memory_mib": max(peaks, default=None),
     }
+
+
+def seconds_by_part(timings: list[Timing]) -> dict[str, float]:
+    """Median seconds of each part, of runs that returned a `Cost`."""
+    parts = timings[0].result.seconds
+    return {part: float(np.median([t.result.seconds[part] for t in timings])) for part in parts}
 
 
 def ratio(numerators: list[float], denominators: list[float]) -> dict[str, Any]:

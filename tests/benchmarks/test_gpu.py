@@ -118,7 +118,8 @@ def test_what_the_time_limit_does_not_allow_is_left_out(tmp_path, monkeypatch) -
     monkeypatch.setattr(gpu.budget, "prices", lambda *_: {"flops": price, "seconds": price})
     gpu.main([*OPTIONS, "--sizes", "flux", "--output", str(tmp_path), "--time-limit-s", "0"])
     found = json.loads((tmp_path / "gpu.json").read_text())["pipelines"]["flux"]
-    parts = [found[name] for name in gpu.SECTIONS if name != "caches"]
+    assert found.pop("next_scale") == {"skipped": gpu.NO_SCALES}
+    parts = [found[name] for name in gpu.SECTIONS if name in found and name != "caches"]
     parts += found["caches"].values()
     assert len(parts) == 8
     assert all("beyond the time limit" in part["skipped"] for part in parts)
@@ -196,14 +197,18 @@ def test_a_search_too_dear_for_one_candidate_is_left_out() -> None:
     assert contenders(price, 1, 20)["best-of-n", 1] == ["flops"]
 
 
-@pytest.mark.parametrize(("name", "millions"), [("sdxl", 2567), ("flux", 11901), ("wan", 1419)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("sdxl", 2567), ("flux", 11901), ("wan", 1419), ("infinity", 2205)]
+)
 def test_the_denoiser_is_of_full_size(name, millions) -> None:
     with torch.device("meta"):
         denoiser = build_denoiser(name, FULL[name])
     assert _millions(denoiser) == pytest.approx(millions, rel=0.01)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("sdxl", 83.65), ("flux", 83.82), ("wan", 126.9)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("sdxl", 83.65), ("flux", 83.82), ("wan", 126.9), ("infinity", 110.1)]
+)
 def test_the_vae_is_of_full_size(name, millions) -> None:
     with torch.device("meta"):
         vae = build_vae(name, FULL[name])

@@ -1,7 +1,7 @@
 """Self- and cross-attention of next-scale transformers.
 
 All attention goes through diffusers' dispatcher: native is torch's scaled dot-product attention,
-and `set_attention_backend` of the model chooses another.
+and `set_attention_backend` of the model chooses another for all that is not masked.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
@@ -23,6 +23,9 @@ START_LOG_SCALE = math.log(4)
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Attention on `(rows, positions, heads, head_dim)`; heads are joined in the result."""
     arguments: dict[str, Any] = {"attn_mask": mask, "scale": scale}
+    if mask is not None:
+        # Other backends refuse a mask, or (xformers) add its booleans as numbers.
+        arguments["backend"] = AttentionBackendName.NATIVE
     if query.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         # In bfloat16 the backward pass takes three times as long on a CPU.
         with torch.autocast("cpu", enabled=False):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from helpers import next_scale, tiny_models
+from torch.nn.functional import scaled_dot_product_attention
 
 from gensift.errors import ConfigError
 from gensift.pipelines.loading import _set_attention_backend
@@ -48,3 +49,23 @@ def test_next_scale_models_take_the_active_backend(monkeypatch: pytest.MonkeyPat
     assert next_scale.draw(pipe, 1, [0]).allclose(before, atol=1e-4)
     with pytest.raises(ConfigError, match="'flush' cannot be used"):
         _set_attention_backend(pipe, "flush", "cpu")
+
+
+def test_padded_texts_are_masked_whatever_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chosen backend stands for one that takes a boolean mask for numbers to add."""
+
+    def adding(query: Any, key: Any, value: Any, attn_mask: Any, scale: float) -> Any:
+        added = None if attn_mask is None else attn_mask.type_as(query)
+        parts = (part.transpose(1, 2) for part in (query, key, value))
+        found = scaled_dot_product_attention(*parts, attn_mask=added, scale=scale)
+        return found.transpose(1, 2)
+
+    pipe = next_scale.build("infinity")
+    before = next_scale.draw(pipe, next_scale.labels_of("infinity"), [0, 1, 2])
+    name = _AttentionBackendRegistry.get_active_backend()[0].__class__("_native_math")
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", name)
+    monkeypatch.setitem(_AttentionBackendRegistry._backends, name, adding)
+    arguments = {"query", "key", "value", "attn_mask", "scale"}
+    monkeypatch.setitem(_AttentionBackendRegistry._supported_arg_names, name, arguments)
+    after = next_scale.draw(pipe, next_scale.labels_of("infinity"), [0, 1, 2])
+    assert after.allclose(before, atol=1e-4)

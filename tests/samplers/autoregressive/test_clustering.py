@@ -92,8 +92,9 @@ def test_equal_layouts_never_end_up_opposite() -> None:
     assert (points @ points[0] > 0).all()
 
 
-def test_pca_is_that_of_the_covariance() -> None:
-    tokens = torch.randn(2, 7, 5, generator=generator(), dtype=torch.float64)
+@pytest.mark.parametrize(("count", "channels"), [(7, 5), (5, 7)])
+def test_pca_is_that_of_the_covariance(count: int, channels: int) -> None:
+    tokens = torch.randn(2, count, channels, generator=generator(), dtype=torch.float64)
     points = features(tokens, "pca")
     for picture, point in zip(tokens, points, strict=True):
         centred = picture - picture.mean(0)
@@ -103,13 +104,20 @@ def test_pca_is_that_of_the_covariance() -> None:
         assert point.square().sum() == pytest.approx(float(values[-1]))
 
 
-def test_shared_pca_is_that_of_all_tokens_together() -> None:
-    tokens = torch.randn(3, 7, 5, generator=generator(), dtype=torch.float64)
+@pytest.mark.parametrize("channels", [5, 30])
+def test_shared_pca_is_that_of_all_tokens_together(channels: int) -> None:
+    tokens = torch.randn(3, 7, channels, generator=generator(), dtype=torch.float64)
     centred = (tokens - tokens.mean((0, 1))).flatten(0, 1)
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     expected = (centred @ vectors[:, -1]).view(3, 7)
     found = features(tokens, "shared-pca")
     assert min((found - expected).abs().max(), (found + expected).abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("channels", [5, 30])
+def test_pictures_without_contrast_have_no_layout(channels: int) -> None:
+    points = features(torch.ones(2, 7, channels), "pca")
+    assert torch.equal(points, torch.zeros(2, 7, dtype=torch.float64))
 
 
 def test_pool_is_the_mean_token() -> None:
