@@ -93,7 +93,8 @@ class Judge:
         thumbnails: list[Image.Image] = []
         done = 0
         while done < len(latents):
-            images = self._decode(decoder, latents[done : done + (max_images or len(latents))])
+            with self.stopwatch.part("decode"):
+                images = decode_what_fits(decoder, latents[done:], max_images)
             part, texts = latents[done : done + len(images)], prompts[done : done + len(images)]
             done += len(images)
             if decoder.is_tiny:
@@ -110,22 +111,27 @@ class Judge:
                 thumbnails += [thumbnail(image) for image in images]
         return Verdict({name: torch.cat(values) for name, values in scores.items()}, thumbnails)
 
-    def _decode(self, decoder: Decoder, latents: Tensor) -> Tensor:
-        """Pictures of as many leading `latents` as memory allows."""
-        while True:
-            try:
-                with self.stopwatch.part("decode"):
-                    return decoder.decode(latents)
-            except torch.OutOfMemoryError:
-                if len(latents) == 1:
-                    raise
-            torch.cuda.empty_cache()
-            latents = latents[: len(latents) // 2]
-
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
         """One score per living candidate of one prompt; non-finite ones become -inf."""
         combined = self._combine(scores)
         return torch.where(torch.isfinite(combined), combined, -torch.inf)
+
+
+def decode_what_fits(decoder: Decoder, latents: Tensor, most: int | None) -> Tensor:
+    """Pictures of the leading `latents`: at most `most`, fewer where memory runs out.
+
+    Raises:
+        OutOfMemoryError: not even one fits.
+    """
+    part = latents[: most or len(latents)]
+    while True:
+        try:
+            return decoder.decode(part)
+        except torch.OutOfMemoryError:
+            if len(part) == 1:
+                raise
+        torch.cuda.empty_cache()
+        part = part[: len(part) // 2]
 
 
 def check_reward(reward: RewardSpec) -> RewardSpec:

@@ -16,7 +16,7 @@ from gensift.randomness import make_generators
 from gensift.trace import PromptTrace, Stage, Trace
 from samplers.autoregressive.decoding import StateDecoder, distinct_rows
 from samplers.autoregressive.population import Population
-from samplers.judge import Judge, Verdict, thumbnail
+from samplers.judge import Judge, Verdict, decode_what_fits, thumbnail
 from samplers.output import Progress, PromptResult, SamplerOutput
 
 if TYPE_CHECKING:
@@ -118,13 +118,10 @@ class SearchRun:
         if self._shown is not None and self._shown[0] == self.scale:
             return self._shown[1]
         decoder = StateDecoder(self.model, self.reduced_scale)
-        size = self.search.config.max_rows or self.state.rows
-        with self.stopwatch.part("decode"):
-            parts = [decoder.decode(part) for part in torch.split(self.state.latents, size)]
-            _finish_gpu_work(self.state.latents)
+        pictures = self._decode_all(decoder)
         self._decodes["preview_decodes" if decoder.is_tiny else "decodes"] += self.state.rows
         self._report("decode", self.state.rows)
-        return torch.cat(parts)
+        return pictures
 
     def score(self, decoder: StateDecoder | None = None) -> list[Scored]:
         """Judge all rows; one result per prompt. Rows that came out alike are judged once."""
@@ -135,7 +132,7 @@ class SearchRun:
             decoder,
             self.state.latents[first],
             [self.populations[self.state.prompt_of_row[row]].prompt for row in first],
-            self.search.config.max_rows,
+            self._most_pictures,
             self._report,
         )
         if decoder.keeps_pictures:
@@ -207,7 +204,8 @@ class SearchRun:
     def _finish(self, output_type: str) -> tuple[PromptResult, ...]:
         decoder = StateDecoder(self.model, keeps_pictures=True)
         if self.search.reward is None:
-            pictures = self._decode_finished(decoder)
+            pictures = self._decode_all(decoder)
+            self._decodes["decodes"] += len(pictures)
             scored = [Scored({}, torch.zeros(0)) for _ in self.populations]
         else:
             scored = self.score(decoder)
@@ -218,13 +216,22 @@ class SearchRun:
             results.append(self._result(population, verdict, images))
         return tuple(results)
 
-    def _decode_finished(self, decoder: StateDecoder) -> Tensor:
+    def _decode_all(self, decoder: StateDecoder) -> Tensor:
+        parts: list[Tensor] = []
+        done = 0
         with self.stopwatch.part("decode"):
-            size = self.search.config.max_rows or self.state.rows
-            parts = torch.split(self.state.latents, size)
-            pictures = torch.cat([decoder.decode(part) for part in parts])
-        self._decodes["decodes"] += len(pictures)
-        return pictures
+            while done < self.state.rows:
+                latents = self.state.latents[done:]
+                parts.append(decode_what_fits(decoder, latents, self._most_pictures))
+                done += len(parts[-1])
+            _finish_gpu_work(self.state.latents)
+        return torch.cat(parts)
+
+    @property
+    def _most_pictures(self) -> int:
+        """Pictures decoded at a time: no more than are finished, or memory would peak here."""
+        finished = sum(population.size_at(1) for population in self.populations)
+        return self.search.config.max_rows or finished
 
     def _result(self, population: Population, verdict: Scored, images: Any) -> PromptResult:
         places = population.places

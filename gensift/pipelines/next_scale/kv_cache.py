@@ -82,8 +82,10 @@ class KVCache:
 
     def drop_branch(self) -> None:
         """Forget the unconditional branch."""
-        self._keys = [keys[:1] for keys in self._keys]
-        self._values = [values[:1] for values in self._values]
+        for buffers in (self._keys, self._values):
+            for layer, old in enumerate(buffers):
+                # A view would keep both branches in memory.
+                buffers[layer] = old[:1].clone()
 
 
 @dataclass(frozen=True)

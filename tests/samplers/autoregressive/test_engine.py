@@ -125,15 +125,15 @@ def test_reduced_decodes_are_counted_apart(pipe: Any) -> None:
 
 
 def test_judging_every_scale_decodes_each_candidate_once_a_scale(pipe: Any) -> None:
-    """All but those that are alike after the first scale, which is a single token."""
     reward = Recorder()
     sampler = build("tts-var", reward=reward, score_every_scale=True)
     cost = run(pipe, sampler).cost
     planned = sampler.plan(pipe, prompts(pipe), **soft(pipe)).cost
     assert planned.decodes == planned.reward_calls["recorder"] == 4 * (8 + 8 + 6 + 4 + 2 + 1)
     assert cost.decodes == sum(reward.asked)
-    assert reward.asked[0] < 32
-    assert reward.asked[2:] == [24, 16, 8, 4]
+    # After the first scale, which is a single token, some are alike.
+    assert cost.decodes < planned.decodes
+    assert reward.asked[-13:] == [4] * 13
 
 
 def test_planned_work_by_hand(pipe: Any) -> None:
@@ -265,10 +265,11 @@ def test_candidates_that_come_out_alike_are_judged_once(pipe: Any) -> None:
     assert reward.asked == [2, 2, 2]
 
 
-def test_rewards_are_asked_for_all_prompts_at_once(pipe: Any) -> None:
+def test_rewards_are_asked_for_all_prompts_together(pipe: Any) -> None:
+    """As many at a time as are finished in the end, so that memory peaks no earlier."""
     reward = Recorder()
     run(pipe, build("tts-var", reward=reward))
-    assert reward.asked == [2 * 2 * 4, 2 * 2 * 2, 2 * 2]
+    assert reward.asked == [4] * 4 + [4] * 2 + [4]
 
 
 @pytest.fixture
