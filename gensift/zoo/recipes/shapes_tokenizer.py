@@ -15,7 +15,7 @@ from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 
 SCHEDULE = square_schedule((1, 2, 3, 4, 6, 8))
 STEPS = 2_400
-PREVIEW_STEPS = 600
+PREVIEW_STEPS = 900
 BATCH = 32
 LEARNING_RATE = 2e-3
 PREVIEW_RATE = 1e-3
@@ -82,7 +82,7 @@ def train_whole(folder: Path, steps: int = STEPS) -> InfinityTokenizer:
 
 
 def train_previews(tokenizer: InfinityTokenizer, folder: Path, steps: int = PREVIEW_STEPS) -> None:
-    """Train the decoder on whole sums and on unfinished ones, in turn.
+    """Train the decoder on whole sums, and every fourth time on unfinished ones.
 
     Of an unfinished sum the mean of all pictures that it may become is wanted, hence the squared
     error alone.
@@ -95,7 +95,7 @@ def train_previews(tokenizer: InfinityTokenizer, folder: Path, steps: int = PREV
         pixels = batch_at(STEPS + step, BATCH)
         last = len(SCHEDULE) - 1
         generator = torch.Generator().manual_seed(SEED + step)
-        done = last if step % 2 else int(torch.randint(last, (1,), generator=generator))
+        done = last if step % 4 else int(torch.randint(last, (1,), generator=generator))
         sums = sums_up_to(tokenizer, (pixels + 1) / 2, done)
         with torch.autocast("cpu", torch.bfloat16):
             decoded = tokenizer.decoder(sums).float()
