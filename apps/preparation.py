@@ -217,16 +217,17 @@ def settle_call(
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
     """What this run asks of the pipeline, the whole call, and the keyword that sets guidance."""
     from gensift.pipelines.loading import call_defaults
+    from samplers.autoregressive.protocol import NextScaleModel
     from samplers.diffusion.guidance import guidance_argument
 
     known = inspect.signature(type(pipeline).__call__).parameters
-    has_steps = "num_inference_steps" in known
-    if options.steps is not None and not has_steps:
+    draws_scales = isinstance(pipeline, NextScaleModel)
+    if options.steps is not None and draws_scales:
         raise ConfigError(
             f"`--steps` was given, but {type(pipeline).__name__} draws scale by scale and has no "
             "denoising steps; leave it out."
         )
-    guidance = guidance_argument(pipeline) if has_steps else "guidance_scale"
+    guidance = "guidance_scale" if draws_scales else guidance_argument(pipeline)
     own = {"num_inference_steps": options.steps, guidance: options.guidance_scale}
     call = call_arguments(options, known)
     for name in own.keys() & call.keys():

@@ -26,7 +26,7 @@ from gensift.zoo.recipes.vocabulary import T5_LENGTH, build_t5_tokenizer
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import render
 
-STEPS = 4_800
+STEPS = 4_400
 BATCH = 48
 MUON_RATE = 0.01
 ADAM_RATE = 1.5e-3
@@ -36,7 +36,7 @@ SCENES = 81_920
 SCENE_SEED = 67
 SEED = 71
 LAYERS, HEADS, HEAD_DIM = 6, 4, 32
-DEFAULTS = {"guidance_scale": 3.0, "temperature": 1.0, "top_p": 0.97}
+DEFAULTS = {"guidance_scale": 3.0, "temperature": 0.85, "top_p": 0.97}
 """Call arguments of the published pipeline."""
 _ENCODE_BATCH = 128
 
