@@ -12,7 +12,7 @@ help:
 	@echo "make types     mypy, strict"
 	@echo "make format    let the formatter and linter change files"
 	@echo "make docs      rewrite the generated tables in docs"
-	@echo "make bench     rewrite the figures in docs/benchmarks (about 20 minutes on two cores)"
+	@echo "make bench     rewrite the figures in docs/benchmarks (about two hours on two cores)"
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,8 @@ docs: setup
 bench: setup
 	$(BIN)/python -m benchmarks.ttsnap
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.tts_var
+	$(BIN)/python -m benchmarks.next_scale_speed
 
 clean:
 	rm -rf outputs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
