@@ -137,9 +137,9 @@ def plot(found: Sequence[Mapping[str, Any]]) -> None:
                 own = [row for row in found if row["name"] == name]
                 low, high = zip(*(row[f"{key}_interval_95"] for row in own), strict=True)
                 x = [row[f"{unit}_per_prompt"] for row in own]
-                axis.plot(x, [row[key] for row in own], style, label=name, ms=5)
+                (drawn,) = axis.plot(x, [row[key] for row in own], style, label=name, ms=5)
                 if name in ("best-of-n", "tts-var"):
-                    axis.fill_between(x, low, high, alpha=0.12)
+                    axis.fill_between(x, low, high, alpha=0.12, color=drawn.get_color())
             axis.set_xscale("log")
             axis.grid(alpha=0.3)
             if column == 0:
