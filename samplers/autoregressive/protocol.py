@@ -41,6 +41,10 @@ class NextScaleModel(Protocol):
         """Let row `i` go on as row `rows[i]`, with a new random stream where a seed is given."""
         ...
 
+    def maybe_free_model_hooks(self) -> None:
+        """Take parts off the device that are offloaded while they are not in use."""
+        ...
+
     def decode(self, latents: Tensor, *, scale: tuple[int, int] | None = None) -> Tensor:
         """Pictures of a state's latents, at any point; smaller ones when a grid is given."""
         ...

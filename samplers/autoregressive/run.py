@@ -89,6 +89,15 @@ class SearchRun:
         """Search among pictures of `scales`; `arguments` are those of the pipeline's call."""
         given = dict(arguments)
         output_type = given.pop("output_type", "pil")
+        try:
+            results = self._search(scales, output_type, given)
+        finally:
+            self.model.maybe_free_model_hooks()
+        return SamplerOutput(results=results, cost=self._cost(), trace=self._trace())
+
+    def _search(
+        self, scales: ScaleSchedule, output_type: str, given: Mapping[str, Any]
+    ) -> tuple[PromptResult, ...]:
         with self.stopwatch.part("draw"):
             self.state = self.model.start(
                 [population.prompt for population in self.populations],
@@ -104,9 +113,7 @@ class SearchRun:
             self._progress("scale", scale + 1, len(scales))
             for selector in self.search.selectors(self):
                 selector.select(self)
-        results = self._finish(output_type)
-        self.model.maybe_free_model_hooks()
-        return SamplerOutput(results=results, cost=self._cost(), trace=self._trace())
+        return self._finish(output_type)
 
     def rows_of(self, index: int) -> slice:
         """The rows of one prompt's candidates."""

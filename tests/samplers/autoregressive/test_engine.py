@@ -443,7 +443,11 @@ def test_a_selection_scale_that_fails_leaves_the_pipeline_usable(pipe: Any) -> N
         raise RuntimeError("broken reward")
 
     before = run(pipe, build("var-best-of-n"))
-    with pytest.raises(RuntimeError, match="broken reward"):
-        run(pipe, build("tts-var", reward=broken))
+    freed: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(pipe), "maybe_free_model_hooks", lambda self: freed.append(True))
+        with pytest.raises(RuntimeError, match="broken reward"):
+            run(pipe, build("tts-var", reward=broken))
+    assert freed == [True]
     after = run(pipe, build("var-best-of-n"))
     assert torch.equal(torch.stack(before.samples), torch.stack(after.samples))
