@@ -22,6 +22,17 @@ SAMPLES_PER_CATEGORY = 60
 _BATCH = 60
 
 
+def geneval_figures(pipe: Any) -> dict[str, Any]:
+    """GenEval-mini of a pipeline at its default settings, as model cards tell it."""
+    result = geneval(pipe)
+    return {
+        "geneval_mini": result.by_category,
+        "overall": result.overall,
+        "interval_95": [result.low, result.high],
+        "samples_per_category": SAMPLES_PER_CATEGORY,
+    }
+
+
 def geneval(pipe: Any, per_category: int = SAMPLES_PER_CATEGORY, **overrides: Any) -> GenEvalScore:
     """One sample for each of `per_category` held-out prompts per category.
 

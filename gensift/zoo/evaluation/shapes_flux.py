@@ -7,18 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from gensift.pipelines.loading import load_pipeline
-from gensift.zoo.evaluation.scenes import SAMPLES_PER_CATEGORY, fidelity, geneval
+from gensift.zoo.evaluation.scenes import fidelity, geneval_figures
 
 
 def evaluate() -> dict[str, Any]:
     """Figures of the embedded `shapes-flux`: one sample per prompt at the default settings."""
     pipe: Any = load_pipeline("shapes-flux")
-    result = geneval(pipe)
-    return {
-        "geneval_mini": result.by_category,
-        "overall": result.overall,
-        "interval_95": [result.low, result.high],
-        "samples_per_category": SAMPLES_PER_CATEGORY,
+    return geneval_figures(pipe) | {
         "vae_reconstructions_verified": vae_fidelity(pipe.vae),
     }
 

@@ -10,18 +10,13 @@ from torch import Tensor
 from gensift.pipelines.infinity.tokenizer import InfinityTokenizer
 from gensift.pipelines.loading import load_pipeline
 from gensift.pipelines.next_scale.scales import Scale
-from gensift.zoo.evaluation.scenes import SAMPLES_PER_CATEGORY, fidelity, geneval
+from gensift.zoo.evaluation.scenes import fidelity, geneval_figures
 
 
 def evaluate() -> dict[str, Any]:
     """Figures of the embedded `shapes-infinity`: one sample per prompt at the default settings."""
     pipe: Any = load_pipeline("shapes-infinity")
-    result = geneval(pipe)
-    return {
-        "geneval_mini": result.by_category,
-        "overall": result.overall,
-        "interval_95": [result.low, result.high],
-        "samples_per_category": SAMPLES_PER_CATEGORY,
+    return geneval_figures(pipe) | {
         "reconstructions_verified": tokenizer_fidelity(pipe.vae, pipe.schedule().scales),
     }
 
