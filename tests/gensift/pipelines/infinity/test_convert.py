@@ -153,7 +153,7 @@ def test_the_text_encoder_comes_along_or_is_missed(tmp_path: Path) -> None:
         tmp_path / "bare", text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer
     )
     assert torch.equal(given.encode_text(["a red circle"])[0], hidden[0])
-    with pytest.raises(ConfigError, match="Text encoder '.*/b.pth' cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"Text encoder '.*/b\.pth' cannot be loaded"):
         convert([folder], tmp_path / "x", text_encoder=str(folder / "b.pth"), allow_pickle=True)
     torch.save(official.infinity_transformer(), folder / "wide.pth")
     sources = [folder / "wide.pth", folder / "b.pth"]
