@@ -35,13 +35,11 @@ class RowStreams:
         Raises:
             ConfigError: there are more or fewer generators than rows.
         """
-        if isinstance(given, torch.Generator):
-            if rows == 1:
-                return cls([given])
-            seeds = torch.randint(2 ** (8 * SEED_BYTES), (rows,), generator=given)
-            return cls(make_generators(seeds.tolist()))
-        if given is None:
-            seeds = torch.randint(2 ** (8 * SEED_BYTES), (rows,))
+        if isinstance(given, torch.Generator) and rows == 1:
+            return cls([given])
+        if given is None or isinstance(given, torch.Generator):
+            device = "cpu" if given is None else given.device
+            seeds = torch.randint(2 ** (8 * SEED_BYTES), (rows,), generator=given, device=device)
             return cls(make_generators(seeds.tolist()))
         if len(given) != rows:
             raise ConfigError(
