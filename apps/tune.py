@@ -159,13 +159,27 @@ def command(
     if scores is None:
         raise ConfigError("SCORES are missing; give a file of scores or a recording.")
     # SciPy takes a second to load, which the other commands need not wait for.
-    from samplers.tuning import TuneConfig, ranking_quality, tune
-    from samplers.tuning.schedule_file import generate_config
+    from samplers.tuning import TuneConfig
 
     prices = _prices(step_cost, verdict_cost, preview_cost)
     tensors = _scores(scores, reward, reward_option or (), device)
     amount = _budget(budget, budget_in_candidates, prices, tensors.num_steps)
     config = TuneConfig(budget=amount, max_checkpoints=max_checkpoints, folds=folds, seed=seed)
+    _tune_pruning(tensors, prices, config, output, as_json=as_json)
+
+
+def _tune_pruning(
+    tensors: ScoreTensors,
+    prices: Prices,
+    config: TuneConfig,
+    output: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Find the schedule, write it and show it."""
+    from samplers.tuning import ranking_quality, tune
+    from samplers.tuning.schedule_file import generate_config
+
     with only_json(as_json), log.status("Tuning", spinner="dots"):
         found = tune(tensors, prices, config)
         quality = {

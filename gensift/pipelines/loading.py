@@ -98,7 +98,7 @@ def load_preview_decoder(pipeline: Any, spec: str) -> Any:
         if model is None or not (model / PREVIEW_DECODER / "config.json").is_file():
             return None
         spec = str(model / PREVIEW_DECODER)
-    decoder = _read_preview_decoder(spec, pipeline.vae.dtype, str(_device_of(pipeline)))
+    decoder = _read_preview_decoder(spec, pipeline.vae.dtype, str(device_of(pipeline)))
     config = pipeline.vae.config
     wanted = config.get("latent_channels", config.get("z_dim"))  # video VAEs say z_dim
     given = decoder.config.latent_channels
@@ -131,7 +131,8 @@ def _read_preview_decoder(location: str, dtype: Any, device: str) -> Any:
     return decoder.to(device).eval()
 
 
-def _device_of(pipeline: Any) -> Any:
+def device_of(pipeline: Any) -> Any:
+    """Where a pipeline runs, also while its parts are offloaded."""
     return getattr(pipeline, "_execution_device", None) or pipeline.device
 
 

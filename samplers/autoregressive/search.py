@@ -11,6 +11,7 @@ from gensift.config import check, from_dict, option, to_dict
 from gensift.cost import Cost
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from gensift.pipelines.loading import call_defaults
+from gensift.pipelines.next_scale.pipeline import SamplingOptions
 from gensift.pipelines.next_scale.scales import ScaleSchedule
 from gensift.randomness import candidate_seeds
 from samplers.autoregressive.embeddings import Embedding
@@ -19,7 +20,7 @@ from samplers.autoregressive.protocol import NextScaleModel
 from samplers.autoregressive.run import SearchRun
 from samplers.autoregressive.schedule import SearchSchedule
 from samplers.autoregressive.selectors import Selector
-from samplers.judge import Judge, RewardSpec, check_reward
+from samplers.judge import RewardSpec, check_reward, reward_parts
 from samplers.output import PlannedStage, Progress, SamplerOutput
 
 DEFAULT_CANDIDATES = 4
@@ -131,21 +132,26 @@ class NextScaleSearch:
     ) -> SearchPlan:
         """What a call with these arguments would do and cost, without doing it."""
         count = prompts if isinstance(prompts, int) else len(_texts(prompts))
-        scales, options = settings_of(pipeline, call_defaults(pipeline) | pipeline_kwargs)
+        settings = settings_of(pipeline, call_defaults(pipeline) | pipeline_kwargs)
+        return self._plan(*settings, count)
+
+    def _plan(
+        self, scales: ScaleSchedule, options: SamplingOptions, num_prompts: int
+    ) -> SearchPlan:
         schedule = self.schedule(len(scales))
         self.check(schedule)
         branches = [2 if options.is_guided_from(scale) else 1 for scale in range(len(scales))]
         drawn = [width * self.num_candidates for width in schedule.drawn_widths]
-        rows = max(drawn) * count
+        rows = max(drawn) * num_prompts
         return SearchPlan(
             num_candidates=self.num_candidates,
             num_seeds=drawn[0],
-            num_prompts=count,
+            num_prompts=num_prompts,
             num_scales=len(scales),
             peak_rows=min(rows, self.config.max_rows or rows) * branches[0],
             schedule=schedule,
             stages=self._planned_stages(schedule),
-            cost=self._planned_cost(schedule, scales, branches, count),
+            cost=self._planned_cost(schedule, scales, branches, num_prompts),
         )
 
     def check(self, schedule: SearchSchedule) -> None:
@@ -203,7 +209,7 @@ class NextScaleSearch:
             preview_decodes=decoded * is_reduced,
             reward_calls={
                 name: sum(rows[scale] for scale in judged) + size
-                for name in Judge(self.reward).names
+                for name in reward_parts(self.reward)
             },
         )
 
@@ -238,7 +244,8 @@ class NextScaleSearch:
         """
         texts = _texts(prompts)
         arguments = call_defaults(pipeline) | pipeline_kwargs
-        plan = self.plan(pipeline, texts, **pipeline_kwargs)
+        scales, settings = settings_of(pipeline, arguments)
+        plan = self._plan(scales, settings, len(texts))
         groups = seeds or [candidate_seeds(seed, at, plan.num_seeds) for at in range(len(texts))]
         _check_seeds(groups, len(texts), plan.schedule.widths[0])
         self.prepare(pipeline, plan.schedule)
@@ -247,10 +254,12 @@ class NextScaleSearch:
             for text, group in zip(texts, groups, strict=True)
         ]
         run = SearchRun(self, pipeline, populations, plan, progress)
-        return run.run(settings_of(pipeline, arguments)[0], arguments)
+        return run.run(scales, arguments)
 
 
-def settings_of(pipeline: Any, arguments: Mapping[str, Any]) -> tuple[ScaleSchedule, Any]:
+def settings_of(
+    pipeline: Any, arguments: Mapping[str, Any]
+) -> tuple[ScaleSchedule, SamplingOptions]:
     """The scales that a call draws, and how.
 
     Raises:

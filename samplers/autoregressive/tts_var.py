@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gensift.config import option
+from gensift.pipelines.loading import device_of
 from samplers.autoregressive.clustering import Feature
 from samplers.autoregressive.embeddings import load_embedding
 from samplers.autoregressive.run import SearchRun
@@ -76,7 +77,7 @@ class TTSVAR(VARImportance):
     def prepare(self, pipeline: Any, schedule: SearchSchedule) -> None:
         """Load what pictures are compared by."""
         if self.embed is None and schedule.cluster_scales:
-            device = str(pipeline._execution_device)
+            device = str(device_of(pipeline))
             self.embed = load_embedding(self.config.embedding, pipeline, device)
 
     def selectors(self, run: SearchRun) -> Sequence[Selector]:

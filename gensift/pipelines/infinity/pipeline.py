@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import ImagePipelineOutput
 from diffusers.utils import logging
 from torch import Tensor
 
@@ -107,9 +106,7 @@ class InfinityPipeline(NextScalePipeline):
             num_images_per_prompt=num_images_per_prompt,
             generator=generator,
         )
-        images = self._finish(state, output_type, max_rows)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return self._finish(state, output_type, max_rows, return_dict)
 
     @torch.no_grad()
     def start(

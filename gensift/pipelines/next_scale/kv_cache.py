@@ -51,11 +51,6 @@ class KVCache:
         """Positions that there is room for."""
         return self._keys[0].shape[2]
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the buffers."""
-        return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
-
     def view(self, layer: int, part: slice) -> LayerCache:
         """The rows `part` of one layer."""
         return LayerCache(self._keys[layer][:, part], self._values[layer][:, part], self.length)

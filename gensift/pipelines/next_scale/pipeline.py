@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 from torch import Tensor
 
@@ -64,6 +64,7 @@ class NextScaleState:
         cache: keys and values of the scales so far.
         latents: sum of all codes so far, `(rows, channels, H, W)`.
         inputs: what the next step sees, `(rows, channels, h, w)`; None before the first.
+        tokens: forwarded so far, those of the unconditional branch included.
     """
 
     schedule: ScaleSchedule
@@ -76,8 +77,7 @@ class NextScaleState:
     cache: KVCache
     latents: Tensor
     inputs: Tensor | None = None
-    tokens: int = field(default=0)
-    """Tokens forwarded so far, those of the unconditional branch included."""
+    tokens: int = 0
 
     @property
     def rows(self) -> int:
@@ -218,14 +218,19 @@ class NextScalePipeline(DiffusionPipeline):  # type: ignore[misc]
             latents = resized(latents, self.vae.latent_size(scale), "bilinear")
         return self.vae.decode(latents)  # type: ignore[no-any-return]
 
-    def _finish(self, state: NextScaleState, output_type: str, max_rows: int | None) -> Any:
-        """Draw all scales and return pictures as `output_type` says."""
+    def _finish(
+        self, state: NextScaleState, output_type: str, max_rows: int | None, return_dict: bool
+    ) -> Any:
+        """Draw all scales and return what the call returns."""
         for _ in self.progress_bar(range(len(state.schedule))):
             self.step(state, max_rows)
-        if output_type == "latent":
-            return state.latents
-        parts = torch.split(state.latents, max_rows or state.rows)
-        return convert_pictures(torch.cat([self.decode(part) for part in parts]), output_type)
+        images: Any = state.latents
+        if output_type != "latent":
+            parts = torch.split(state.latents, max_rows or state.rows)
+            decoded = torch.cat([self.decode(part) for part in parts])
+            images = convert_pictures(decoded, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
 def convert_pictures(images: Tensor, output_type: str) -> Any:
@@ -242,7 +247,7 @@ def convert_pictures(images: Tensor, output_type: str) -> Any:
 
 
 def check_output_type(output_type: str) -> None:
-    """Refuse what `pictures` cannot make.
+    """Refuse what a call cannot return.
 
     Raises:
         ConfigError: naming what it can.

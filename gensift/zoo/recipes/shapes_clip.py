@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from gensift.pipelines.loading import load_pipeline
+from gensift.zoo.recipes.shapes_latents import pick_prompts
 from gensift.zoo.recipes.shapes_pairs import Pairs, augment, build_pairs
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 from gensift.zoo.recipes.vocabulary import CLIP_LENGTH, build_clip_tokenizer
@@ -155,10 +156,8 @@ def _loss_at(
 
 def _pick(choices: Tensor, otherwise: Tensor, generator: torch.Generator) -> Tensor:
     """One random prompt per row of `choices` (padded with -1), or the first of `otherwise`."""
-    count = (choices >= 0).sum(1)
-    pick = (torch.rand(len(choices), generator=generator) * count).long()
-    chosen = choices.gather(1, pick[:, None])[:, 0]
-    return torch.where(count > 0, chosen, otherwise[:, 0])
+    chosen = pick_prompts(choices, generator)
+    return torch.where((choices >= 0).any(1), chosen, otherwise[:, 0])
 
 
 def save(model: nn.Module, folder: Path) -> None:

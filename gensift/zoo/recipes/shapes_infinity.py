@@ -19,7 +19,7 @@ from gensift.pipelines.infinity.transformer import InfinityTransformer
 from gensift.zoo.catalog import model_folder
 from gensift.zoo.recipes import shapes_tokenizer
 from gensift.zoo.recipes.publishing import publish_pipeline
-from gensift.zoo.recipes.shapes_latents import draw_scenes
+from gensift.zoo.recipes.shapes_latents import draw_scenes, pick_prompts
 from gensift.zoo.recipes.shapes_tokenizer import SCHEDULE
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 from gensift.zoo.recipes.vocabulary import T5_LENGTH, build_t5_tokenizer
@@ -56,9 +56,7 @@ class TokenScenes:
     def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A random batch: float32 latents and one true prompt each."""
         rows = torch.randint(len(self.latents), (size,), generator=generator)
-        choices = self.prompts[rows]
-        pick = (torch.rand(size, generator=generator) * (choices >= 0).sum(1)).long()
-        return self.latents[rows].float(), choices.gather(1, pick[:, None])[:, 0]
+        return self.latents[rows].float(), pick_prompts(self.prompts[rows], generator)
 
 
 @torch.no_grad()

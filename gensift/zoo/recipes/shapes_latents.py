@@ -42,9 +42,13 @@ class LatentScenes:
         rows = torch.randint(len(self.mean), (size,), generator=generator)
         noise = torch.randn(self.mean[rows].shape, generator=generator)
         latents = self.mean[rows].float() + self.std[rows].float() * noise
-        choices = self.prompts[rows]
-        pick = (torch.rand(size, generator=generator) * (choices >= 0).sum(1)).long()
-        return latents, choices.gather(1, pick[:, None])[:, 0]
+        return latents, pick_prompts(self.prompts[rows], generator)
+
+
+def pick_prompts(choices: Tensor, generator: torch.Generator) -> Tensor:
+    """One random prompt of each row of `choices` `(size, most)`, which -1 pads."""
+    pick = (torch.rand(len(choices), generator=generator) * (choices >= 0).sum(1)).long()
+    return choices.gather(1, pick[:, None])[:, 0]
 
 
 def _category(meaning: Meaning) -> str:
