@@ -1,16 +1,44 @@
-"""Probing xformers before it is chosen: it often imports but has no working kernel."""
+"""Attention of our own models, through diffusers' dispatcher, and probing what it can choose.
+
+Native is torch's scaled dot-product attention, and `set_attention_backend` of a model chooses
+another for all that is not masked. xformers is probed first: it often imports but has no working
+kernel.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from torch import Tensor
+
 from gensift.errors import ConfigError, MissingExtraError
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None = None
+) -> Tensor:
+    """Attention on `(rows, positions, heads, head_dim)`; heads are joined in the result.
+
+    With fewer key heads than query heads each serves a group of these. `mask` is true where a query
+    may look, broadcast to `(rows, heads, queries, keys)`.
+    """
+    is_grouped = key.shape[2] != query.shape[2]
+    arguments: dict[str, Any] = {"attn_mask": mask, "scale": scale, "enable_gqa": is_grouped}
+    if mask is not None:
+        # Other backends refuse a mask, or (xformers) add its booleans as numbers.
+        arguments["backend"] = AttentionBackendName.NATIVE
+    if query.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        # In bfloat16 the backward pass takes three times as long on a CPU.
+        with torch.autocast("cpu", enabled=False):
+            wide = (part.float() for part in (query, key, value))
+            return dispatch_attention_fn(*wide, **arguments).flatten(2)  # type: ignore[no-any-return]
+    return dispatch_attention_fn(query, key, value, **arguments).flatten(2)  # type: ignore[no-any-return]
 
 
 def probe_xformers(device: Any) -> str | None:
     """None when a one-head attention call works on `device`; otherwise the reason why not."""
-    import torch
-
     try:
         from xformers.ops import memory_efficient_attention
     except (ImportError, OSError) as error:

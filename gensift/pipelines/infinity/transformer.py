@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from gensift.errors import ConfigError
+from gensift.pipelines.attention import attend
 from gensift.pipelines.infinity.rotary import rotary_angles
-from gensift.pipelines.next_scale.attention import attend
 from gensift.pipelines.next_scale.blocks import Block
 from gensift.pipelines.next_scale.scales import ScaleSchedule
 from gensift.pipelines.next_scale.transformer import Conditions, NextScaleTransformer, Positions

@@ -7,31 +7,16 @@ and `set_attention_backend` of the model chooses another for all that is not mas
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from gensift.pipelines.attention import attend
 from gensift.pipelines.next_scale.kv_cache import LayerCache
 
 MAX_LOG_SCALE = math.log(100)
 START_LOG_SCALE = math.log(4)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Attention on `(rows, positions, heads, head_dim)`; heads are joined in the result."""
-    arguments: dict[str, Any] = {"attn_mask": mask, "scale": scale}
-    if mask is not None:
-        # Other backends refuse a mask, or (xformers) add its booleans as numbers.
-        arguments["backend"] = AttentionBackendName.NATIVE
-    if query.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        # In bfloat16 the backward pass takes three times as long on a CPU.
-        with torch.autocast("cpu", enabled=False):
-            wide = (part.float() for part in (query, key, value))
-            return dispatch_attention_fn(*wide, **arguments).flatten(2)  # type: ignore[no-any-return]
-    return dispatch_attention_fn(query, key, value, **arguments).flatten(2)  # type: ignore[no-any-return]
 
 
 class SelfAttention(nn.Module):

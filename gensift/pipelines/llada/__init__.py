@@ -1,0 +1,1 @@
+"""LLaDA: masked diffusion language models."""
