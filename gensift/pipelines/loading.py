@@ -21,6 +21,7 @@ CALL_DEFAULTS = "gensift.json"
 """File in a model folder that holds keyword arguments its pipeline call needs."""
 OWN_PIPELINES = {
     "InfinityPipeline": "gensift.pipelines.infinity.pipeline",
+    "LLaDAPipeline": "gensift.pipelines.llada.pipeline",
     "VARPipeline": "gensift.pipelines.var.pipeline",
 }
 """Pipelines that diffusers does not know -> the module of each."""
@@ -39,7 +40,7 @@ def load_pipeline(
 
     Args:
         name_or_path: a zoo name, a local model folder, or a hub id such as
-            "black-forest-labs/FLUX.1-dev".
+            "black-forest-labs/FLUX.1-dev". A LLaDA checkpoint as it is published will do, too.
         dtype: "auto" is float32 on a CPU and bfloat16 on a GPU.
         device: "auto" takes a GPU when there is one.
         attention_backend: name that diffusers' `set_attention_backend` knows.
@@ -53,7 +54,7 @@ def load_pipeline(
     target = resolve_device(device)
     if cpu_offload and target == "cpu":
         raise DeviceError("cpu_offload moves parts off a GPU, but the device is cpu; leave it out.")
-    pipe = _from_pretrained(_locate(str(name_or_path)), _resolve_dtype(dtype, target))
+    pipe = _load(str(name_or_path), _resolve_dtype(dtype, target))
     if scheduler is not None:
         _set_scheduler(pipe, scheduler)
     if attention_backend is not None:
@@ -181,10 +182,46 @@ def _resolve_dtype(dtype: Dtype, device: str) -> Any:
     return known[dtype]
 
 
+def _load(name: str, dtype: Any) -> Any:
+    location = _locate(name)
+    folder = Path(location) if Path(location).is_dir() else _fetch_llada(location)
+    if folder is not None and is_llada_checkpoint(folder):
+        from gensift.pipelines.llada.checkpoint import load_published
+
+        return load_published(folder, dtype)
+    return _from_pretrained(location, dtype)
+
+
+def is_llada_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a LLaDA checkpoint as it is published, which is no pipeline."""
+    config = folder / "config.json"
+    if (folder / "model_index.json").exists() or not config.is_file():
+        return False
+    try:
+        return bool(json.loads(config.read_text()).get("model_type") == "llada")
+    except (ValueError, AttributeError):
+        return False
+
+
+def _fetch_llada(hub_id: str) -> Path | None:
+    """A local copy of a hub model that is no diffusers pipeline; None for one that is."""
+    from huggingface_hub import file_exists, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        if file_exists(hub_id, "model_index.json") or not file_exists(hub_id, "config.json"):
+            return None
+        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, ValueError, HfHubHTTPError):
+        return None  # what loads pipelines says what is wrong
+
+
 def _locate(name: str) -> str:
     """The folder of a zoo model or a local folder; a hub id is left as it is."""
     folder = model_folder(name) if name in ZOO else Path(name)
     if folder.is_dir():
+        if is_llada_checkpoint(folder):
+            return str(folder)
         if not (folder / "model_index.json").is_file():
             raise ConfigError(
                 f"{name!r} is no diffusers pipeline: {folder} has no model_index.json. Give a "
