@@ -130,7 +130,7 @@ def call_reward(
     if size < 1:
         raise RewardError(f"max_images is {max_images}; give at least 1, or None for all.")
     scores = [
-        _check_scores(reward, reward(part, texts), len(part))
+        check_scores(reward, reward(part, texts), len(part))
         for part, texts in (
             (pictures[start : start + size], prompts[start : start + size])
             for start in range(0, len(pictures), size)
@@ -139,7 +139,12 @@ def call_reward(
     return torch.cat(scores)
 
 
-def _check_scores(reward: Reward, returned: Any, count: int) -> Tensor:
+def check_scores(reward: Reward, returned: Any, count: int) -> Tensor:
+    """What a reward returned for `count` samples as float32 `(count,)` on the CPU, detached.
+
+    Raises:
+        RewardError: it is no such tensor.
+    """
     try:
         scores = returned if isinstance(returned, Tensor) else torch.as_tensor(returned)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -149,7 +154,7 @@ def _check_scores(reward: Reward, returned: Any, count: int) -> Tensor:
         ) from error
     if scores.shape != (count,) or scores.is_complex():
         raise RewardError(
-            f"Reward {reward_name(reward)!r} returned {_describe(scores)} for {count} images; a "
+            f"Reward {reward_name(reward)!r} returned {_describe(scores)} for {count} samples; a "
             f"reward returns a float tensor of shape ({count},)."
         )
     return scores.detach().to("cpu", torch.float32)

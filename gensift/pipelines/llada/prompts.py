@@ -26,11 +26,16 @@ class PromptRows:
     tokens: Tensor
     is_real: Tensor
 
-    def repeat(self, times: int) -> PromptRows:
-        """Each row `times` times, copies next to each other."""
+    def repeat(self, times: int | Sequence[int]) -> PromptRows:
+        """Each row so many times, copies next to each other."""
+        counts = torch.as_tensor(times, device=self.tokens.device).expand(len(self.tokens))
         return PromptRows(
-            self.tokens.repeat_interleave(times, 0), self.is_real.repeat_interleave(times, 0)
+            self.tokens.repeat_interleave(counts, 0), self.is_real.repeat_interleave(counts, 0)
         )
+
+    def select(self, rows: slice) -> PromptRows:
+        """Some rows only."""
+        return PromptRows(self.tokens[rows], self.is_real[rows])
 
     def to(self, device: Any) -> PromptRows:
         """The same on another device."""

@@ -1,0 +1,270 @@
+"""One call of a text sampler: all rows of all prompts, in batches that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gensift.cost import Cost, Stopwatch, peak_memory_mib
+from gensift.pipelines.llada.prompts import PromptRows
+from gensift.pipelines.llada.sampling import RowStreams
+from gensift.pipelines.llada.settings import DecodingSettings
+from gensift.pipelines.loading import device_of
+from gensift.randomness import make_generators
+from gensift.trace import PromptTrace, Stage, Trace
+from rewards.text import call_text_reward
+from samplers.judge import Judge, reward_parts
+from samplers.output import Progress, PromptResult, SamplerOutput
+from samplers.text.building import (
+    build_attention,
+    build_commit,
+    build_kv,
+    build_window,
+    end_of_text_ids,
+)
+from samplers.text.confidence import CONFIDENCES
+from samplers.text.denoiser import Denoiser
+from samplers.text.engine import LogitsProcessor, Policies, StepView, TextRun
+from samplers.text.state import DecodingState
+
+if TYPE_CHECKING:
+    from samplers.text.decode import TextDecode
+
+
+@dataclass(frozen=True)
+class CallRows:
+    """All rows of a call, those of a prompt next to each other.
+
+    Attributes:
+        prompts: one row per text.
+        prompt_of_row: index of the prompt.
+        seeds: per row.
+    """
+
+    prompts: PromptRows
+    prompt_of_row: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, prompts: PromptRows, seeds: Sequence[Sequence[int]]) -> CallRows:
+        """As many rows of each prompt as it has seeds."""
+        counts = [len(group) for group in seeds]
+        return cls(
+            prompts.repeat(counts),
+            tuple(index for index, count in enumerate(counts) for _ in range(count)),
+            tuple(seed for group in seeds for seed in group),
+        )
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def select(self, rows: slice) -> CallRows:
+        """Some rows only."""
+        return CallRows(self.prompts.select(rows), self.prompt_of_row[rows], self.seeds[rows])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are decoded together.
+
+    Attributes:
+        rows: which.
+        is_last: whether no batch follows.
+    """
+
+    rows: CallRows
+    is_last: bool
+
+
+class BatchProcessor(LogitsProcessor):
+    """A logits processor that also learns how the texts of a batch came out."""
+
+    def finish(self, responses: Tensor) -> None:
+        """Take note of the responses, int64 `(rows, gen_length)`."""
+
+
+ProcessorsOfBatch = Callable[[Batch], Sequence[BatchProcessor]]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A step as those see it who watch.
+
+    Attributes:
+        index: of the step.
+        texts: of the rows of the batch, with masks shown.
+        prompts: per row, the prompt it belongs to.
+    """
+
+    index: int
+    texts: list[str]
+    prompts: list[str]
+
+
+@dataclass
+class TextCall:
+    """The state of one call."""
+
+    sampler: TextDecode
+    pipeline: Any
+    settings: DecodingSettings
+    prompts: Sequence[str]
+    rows: CallRows
+    progress: Progress | None
+    on_step: Callable[[Watched], None] | None
+    _stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    _nfe: int = 0
+    _calls: int = 0
+    _computed: float = 0.0
+    _reused: float = 0.0
+
+    def run(self) -> SamplerOutput:
+        """Decode all batches, judge, and put the results together."""
+        try:
+            texts = self.pipeline.decode(self._decode())
+        finally:
+            self.pipeline.maybe_free_model_hooks()
+        scores = self._judge(texts)
+        results, traces = [], []
+        for index, prompt in enumerate(self.prompts):
+            rows = [row for row, owner in enumerate(self.rows.prompt_of_row) if owner == index]
+            own = {name: values[rows] for name, values in scores.items()}
+            result, trace = self._result(prompt, index, rows, [texts[row] for row in rows], own)
+            results.append(result)
+            traces.append(trace)
+        return SamplerOutput(
+            results=tuple(results), cost=self._cost(), trace=Trace(prompts=tuple(traces))
+        )
+
+    def _decode(self) -> Tensor:
+        processors = self.sampler.prepare(self.pipeline, self.settings)
+        size = self.sampler.config.max_rows or len(self.rows)
+        parts = []
+        for start in range(0, len(self.rows), size):
+            is_last = start + size >= len(self.rows)
+            batch = Batch(self.rows.select(slice(start, start + size)), is_last)
+            with self._stopwatch.part("decode"):
+                parts.append(self._decode_batch(batch, processors(batch)))
+        return torch.cat(parts)
+
+    def _decode_batch(self, batch: Batch, processors: Sequence[BatchProcessor]) -> Tensor:
+        config, pipeline, settings = self.sampler.config, self.pipeline, self.settings
+        attention = build_attention(config, settings)
+        lead = int(pipeline.config.shift_logits)
+        policy = build_kv(config, pipeline.transformer, attention, lead)
+        banned, late = end_of_text_ids(config, pipeline.stop_ids)
+        forbidden = (pipeline.mask_token_id, *banned)
+        run = TextRun(
+            denoiser=Denoiser(policy, settings.guidance_scale, lead, forbidden),
+            policies=Policies(
+                window=build_window(config, settings, pipeline.tokenizer),
+                commit=build_commit(config, settings),
+                confidence=CONFIDENCES[config.confidence],
+                processors=processors,
+                late_ids=late,
+                is_clean=getattr(config, "confidence_source", "pushed") == "clean",
+            ),
+            settings=settings,
+            streams=RowStreams(make_generators(batch.rows.seeds), settings.gen_length),
+            state=DecodingState.begin(
+                batch.rows.prompts, settings.gen_length, pipeline.mask_token_id
+            ),
+            stop_ids=pipeline.stop_ids if settings.eos_early_stop else (),
+            on_step=lambda step: self._show(batch, step),
+        )
+        responses = run.run()
+        for processor in processors:
+            processor.finish(responses)
+        self._nfe += policy.work.rows
+        self._calls += policy.work.calls
+        self._computed += policy.work.computed
+        self._reused += policy.work.reused
+        return responses
+
+    def _show(self, batch: Batch, step: StepView) -> None:
+        if self.progress is not None:
+            settled = int((step.responses != step.mask_token_id).sum())
+            self.progress("denoise", settled, step.responses.numel())
+        if self.on_step is not None:
+            shown = [self._readable(row) for row in step.responses]
+            owners = [self.prompts[index] for index in batch.rows.prompt_of_row]
+            self.on_step(Watched(step.index, shown, owners))
+
+    def _readable(self, response: Tensor) -> str:
+        """The text as it stands, a low line for every mask."""
+        mask = self.pipeline.mask_token_id
+        tokenizer = self.pipeline.tokenizer
+        parts, settled = [], []
+        for token in [*response.tolist(), mask]:
+            if token != mask:
+                settled.append(token)
+                continue
+            if settled:
+                parts.append(tokenizer.decode(settled, skip_special_tokens=True))
+                settled = []
+            parts.append("_")
+        return " ".join(parts[:-1])
+
+    def _judge(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        owners = [self.prompts[index] for index in self.rows.prompt_of_row]
+        scores = {}
+        for name, reward in reward_parts(self.sampler.reward).items():
+            with self._stopwatch.part("reward"):
+                scores[name] = call_text_reward(reward, texts, owners)
+        return scores
+
+    def _result(
+        self,
+        prompt: str,
+        index: int,
+        rows: Sequence[int],
+        texts: Sequence[str],
+        scores: dict[str, Tensor],
+    ) -> tuple[PromptResult, PromptTrace]:
+        seeds = tuple(self.rows.seeds[row] for row in rows)
+        most = self.sampler.config.num_outputs or len(rows)
+        combined = torch.zeros(len(rows))
+        if scores:
+            combined = Judge(self.sampler.reward).combine(scores)
+        rewards = combined.tolist()
+        best = sorted(range(len(rows)), key=lambda at: (-rewards[at], at))[:most]
+        steps = self.settings.num_inference_steps
+        stage = Stage(
+            step_index=steps - 1,
+            num_inference_steps=steps,
+            alive=tuple(range(len(rows))),
+            scores={name: tuple(values.tolist()) for name, values in scores.items()},
+            combined=tuple(rewards),
+            kept=tuple(sorted(best)),
+            is_final=True,
+        )
+        result = PromptResult(
+            prompt=prompt,
+            samples=[texts[at] for at in best],
+            rewards=tuple(rewards[at] for at in best) if scores else (),
+            all_rewards=tuple(
+                {name: float(values[at]) for name, values in scores.items()} for at in best
+            )
+            if scores
+            else (),
+            seeds=tuple(seeds[at] for at in best),
+            first_reward=rewards[0] if scores else None,
+            mean_reward=sum(rewards) / len(rewards) if scores else None,
+        )
+        stages = (stage,) if scores else ()
+        return result, PromptTrace(prompt=prompt, prompt_index=index, seeds=seeds, stages=stages)
+
+    def _cost(self) -> Cost:
+        return Cost(
+            nfe=self._nfe,
+            denoiser_calls=self._calls,
+            tokens=round(self._computed),
+            cache_hits=round(self._reused),
+            reward_calls=dict.fromkeys(reward_parts(self.sampler.reward), len(self.rows)),
+            seconds=self._stopwatch.seconds,
+            peak_memory_mib=peak_memory_mib(device_of(self.pipeline)),
+        )

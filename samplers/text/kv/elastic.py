@@ -1,0 +1,219 @@
+"""Elastic-Cache: recompute the deeper layers when attention has drifted, and only then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from gensift.config import check, option
+from gensift.pipelines.attention import attend
+from samplers.text.attention import Full
+from samplers.text.kv.protocol import LayeredModel, Request, Work, position_ids, take
+from samplers.text.kv.store import PositionStore
+from samplers.text.state import Columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticConfig:
+    """Options of the elastic cache; defaults are the published ones but for `drift_axis`."""
+
+    gamma: float = option(
+        0.9, help="similarity of attention below which deeper layers are recomputed; more is safer"
+    )
+    track: int = option(1, minimum=1, help="tokens per layer whose attention is watched")
+    drift_axis: Literal["keys", "heads"] = option(
+        "keys",
+        choices=("keys", "heads"),
+        help="what a row of attention is compared along: keys as the paper says, heads as its code "
+        "does",
+    )
+    all_masks: bool = option(
+        False, help="compute all masked positions in every step, not just the window"
+    )
+    refresh_every: int | None = option(
+        None, minimum=1, help="full pass after so many steps; never when left out, 1 is no cache"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass
+class _Group:
+    """Rows that are computed at the same positions, or as many.
+
+    Attributes:
+        rows: int64 `(n,)`.
+        columns: the positions that are computed.
+        hidden: `(n, width, model width)`, what goes into the next layer.
+    """
+
+    rows: Tensor
+    columns: Columns
+    hidden: Tensor
+
+    def select(self, keep: Tensor) -> _Group:
+        """The same for some of its rows."""
+        columns = Columns(self.columns.index[keep], self.columns.is_open[keep])
+        return _Group(self.rows[keep], columns, self.hidden[keep])
+
+    def joined(self, other: _Group | None) -> _Group:
+        """Both, where all positions are computed."""
+        if other is None:
+            return self
+        index, is_open = (
+            torch.cat([getattr(group.columns, name) for group in (self, other)])
+            for name in ("index", "is_open")
+        )
+        rows = torch.cat([self.rows, other.rows])
+        return _Group(rows, Columns(index, is_open), torch.cat([self.hidden, other.hidden]))
+
+
+class ElasticCache:
+    """Keeps inputs, queries, keys and values of every layer and recomputes from a drift downwards.
+
+    A step computes the window, what was settled since the last step, and the tokens that are
+    watched. In each layer the attention of the watched tokens is compared with what it was; where
+    it differs, all deeper layers of that row are recomputed for all positions in the same pass. A
+    row's drift is its own affair: it does not depend on the rest of the batch.
+
+    Source: Elastic-Cache (arXiv 2510.14973), algorithm 1.
+
+    Args:
+        model: whose layers run.
+        config: the options.
+        lead: 1 for models whose logits tell the next token, and so are read one position before it.
+    """
+
+    def __init__(self, model: LayeredModel, config: ElasticConfig, lead: int = 0) -> None:
+        self._model = model
+        self._layers = list(model.layers)
+        self._config = config
+        self._lead = lead
+        self._store: PositionStore | None = None
+        self._tracked: dict[int, Tensor] = {}
+        self._age = 0
+        self.work = Work()
+
+    def logits(self, request: Request) -> Tensor:
+        """Logits at the columns asked for."""
+        state = request.state
+        if self._store is None:
+            self._store = PositionStore(state.tokens.shape[1])
+        before = self.work.computed
+        partial, whole = self._begin(request)
+        for number in range(len(self._layers)):
+            drifts = self._run_partial(self._store, number, partial, request)
+            self._run(self._store, number, whole, request)
+            if partial is not None and drifts is not None and number + 1 < len(self._layers):
+                moved = self._recompute(self._store, number + 1, partial.select(drifts))
+                whole = moved.joined(whole) if bool(drifts.any()) else whole
+                partial = partial.select(~drifts) if not bool(drifts.all()) else None
+        for group in (partial, whole):
+            if group is not None:
+                self._store.write("output", 0, group.rows, group.columns.index, group.hidden)
+        self._age += 1
+        self.work.rows += len(state)
+        self.work.calls += 1
+        self.work.reused += state.tokens.numel() - (self.work.computed - before)
+        everyone = torch.arange(len(state), device=state.tokens.device)
+        outputs = self._store.read("output", 0, everyone)
+        return self._model.head(take(outputs, request.columns.index))
+
+    def select(self, rows: Tensor) -> None:
+        """Keep some rows only."""
+        if self._store is not None:
+            self._store.select(rows)
+            self._tracked = {number: ids[rows] for number, ids in self._tracked.items()}
+
+    def _begin(self, request: Request) -> tuple[_Group | None, _Group | None]:
+        """All rows as one group: in part, or in full when a full pass is due."""
+        state, period = request.state, self._config.refresh_every
+        rows = torch.arange(len(state), device=state.tokens.device)
+        if self._age == 0 or (period is not None and self._age % period == 0):
+            columns = Columns.where(torch.ones_like(state.is_real))
+            return None, _Group(rows, columns, self._model.embed(state.tokens))
+        wanted = state.changed.clone()
+        for ids in (request.columns.index, request.columns.index + self._lead):
+            wanted.scatter_(1, ids, True)
+        for ids in self._tracked.values():
+            wanted.scatter_(1, ids, True)
+        if self._config.all_masks:
+            wanted[:, state.prompt_length :] |= state.is_masked
+        columns = Columns.where(wanted)
+        tokens = state.tokens.gather(1, columns.index)
+        return _Group(rows, columns, self._model.embed(tokens)), None
+
+    def _run_partial(
+        self, store: PositionStore, number: int, group: _Group | None, request: Request
+    ) -> Tensor | None:
+        """Run a layer and return which rows of the group drift in it, bool `(n,)`."""
+        if group is None:
+            return None
+        watched = self._tracked[number][group.rows]
+        before = self._weights(store, number, group.rows, watched, request)
+        self._run(store, number, group, request)
+        now = self._weights(store, number, group.rows, watched, request)
+        along = {"heads": 1, "keys": -1}[self._config.drift_axis]
+        similarity = cosine_similarity(before, now, dim=along).flatten(1).mean(1)
+        return similarity < self._config.gamma
+
+    def _run(
+        self, store: PositionStore, number: int, group: _Group | None, request: Request
+    ) -> None:
+        """Run a layer on a group, keep what it makes, and choose whom to watch next."""
+        if group is None:
+            return
+        layer, rows, index = self._layers[number], group.rows, group.columns.index
+        self.work.computed += float(group.columns.is_open.sum()) / len(self._layers)
+        positions = position_ids(request.state)[rows].gather(1, index)
+        heads = layer.project(group.hidden, self._model.rotary(positions))
+        store.write("input", number, rows, index, group.hidden)
+        for name, values in zip(("query", "key", "value"), heads, strict=True):
+            store.write(name, number, rows, index, values)
+        keys, values = (store.read(name, number, rows) for name in ("key", "value"))
+        mask = Full().mask(request.state.select(rows), index)
+        group.hidden = layer.finish(group.hidden, attend(heads[0], keys, values, mask))
+        self._watch(store, number, rows, request)
+
+    def _recompute(self, store: PositionStore, number: int, group: _Group) -> _Group:
+        """The rows of `group` with all positions, as they last went into a layer."""
+        if len(group.rows) == 0:
+            return group
+        store.write("input", number, group.rows, group.columns.index, group.hidden)
+        inputs = store.read("input", number, group.rows)
+        everywhere = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        return _Group(group.rows, Columns.where(everywhere), inputs.clone())
+
+    def _watch(self, store: PositionStore, number: int, rows: Tensor, request: Request) -> None:
+        """Choose the settled tokens that the window looks at most."""
+        state = request.state.select(rows)
+        columns = request.columns
+        weights = self._weights(store, number, rows, columns.index[rows], request)
+        is_open = columns.is_open[rows][:, None, :, None]
+        attention = (weights * is_open).sum((1, 2))
+        is_settled = state.is_real.clone()
+        is_settled[:, state.prompt_length :] &= ~state.is_masked
+        count = min(self._config.track, attention.shape[1])
+        chosen = attention.masked_fill(~is_settled, 0).topk(count, dim=1).indices
+        if number not in self._tracked:
+            self._tracked[number] = torch.zeros(
+                (len(request.state), count), dtype=torch.long, device=chosen.device
+            )
+        self._tracked[number][rows] = chosen
+
+    def _weights(
+        self, store: PositionStore, number: int, rows: Tensor, index: Tensor, request: Request
+    ) -> Tensor:
+        """Attention of some positions as it is kept, float32 `(n, heads, width, positions)`."""
+        queries = take(store.read("query", number, rows), index).float()
+        keys = store.read("key", number, rows).float()
+        keys = keys.repeat_interleave(queries.shape[2] // keys.shape[2], dim=2)
+        scores = torch.einsum("nqhd,nkhd->nhqk", queries, keys) / queries.shape[-1] ** 0.5
+        hidden = ~request.state.is_real[rows][:, None, None]
+        weights: Tensor = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+        return weights

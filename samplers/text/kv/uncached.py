@@ -1,0 +1,64 @@
+"""No cache: every step computes every position."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor
+
+from gensift.errors import UnsupportedPipelineError
+from samplers.text.attention import AttentionRule, Full
+from samplers.text.kv.protocol import LayeredModel, Request, Work, position_ids, take
+
+
+class Uncached:
+    """Runs the model as it is.
+
+    Args:
+        model: any with `(input_ids, attention_mask, position_ids) -> logits`; attention rules other
+            than the full one need a `LayeredModel`.
+        attention: who may look at whom.
+
+    Raises:
+        UnsupportedPipelineError: the model cannot take the attention rule.
+    """
+
+    def __init__(self, model: Any, attention: AttentionRule) -> None:
+        if not isinstance(attention, Full) and not isinstance(model, LayeredModel):
+            raise UnsupportedPipelineError(
+                f"{type(model).__name__} takes no attention rule but full; use a LLaDATransformer, "
+                "or attention=full."
+            )
+        self._model = model
+        self._attention = attention
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self.work = Work()
+
+    def logits(self, request: Request) -> Tensor:
+        """Logits at the columns asked for."""
+        state = request.state
+        self.work.rows += len(state)
+        self.work.calls += 1
+        self.work.computed += state.tokens.numel()
+        if isinstance(self._model, LayeredModel):
+            return self._layered(request)
+        whole = bool(state.is_real.all())
+        arguments: dict[str, Any] = {"attention_mask": None if whole else state.is_real.long()}
+        if self._takes_positions:
+            arguments["position_ids"] = position_ids(state)
+        output = self._model(state.tokens, **arguments)
+        return take(getattr(output, "logits", output), request.columns.index)
+
+    def _layered(self, request: Request) -> Tensor:
+        state = request.state
+        everywhere = position_ids(state).new_tensor(range(state.tokens.shape[1]))
+        mask = self._attention.mask(state, everywhere.expand_as(state.tokens))
+        hidden, rotary = self._model.embed(state.tokens), self._model.rotary(position_ids(state))
+        for layer in self._model.layers:
+            hidden = layer(hidden, rotary, mask)
+        logits: Tensor = self._model.head(take(hidden, request.columns.index))
+        return logits
+
+    def select(self, rows: Tensor) -> None:
+        """There is nothing to keep."""
