@@ -29,6 +29,8 @@ _PUBLIC = {
     "VARBestOfN": "samplers.autoregressive.var_best_of_n",
     "VARImportance": "samplers.autoregressive.var_importance",
     "NextScaleModel": "samplers.autoregressive.protocol",
+    "ODD": "samplers.text.odd",
+    "ODDConfig": "samplers.text.odd",
     "TextDecode": "samplers.text.decode",
     "TextDecodeConfig": "samplers.text.config",
     "SearchConfig": "samplers.diffusion.search",

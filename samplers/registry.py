@@ -17,3 +17,4 @@ SAMPLERS.register("var-best-of-n", "samplers.autoregressive.var_best_of_n:VARBes
 SAMPLERS.register("var-importance", "samplers.autoregressive.var_importance:VARImportance")
 SAMPLERS.register("local-refine", "samplers.diffusion.local_refine:LocalRefine")
 SAMPLERS.register("decode", "samplers.text.decode:TextDecode")
+SAMPLERS.register("odd", "samplers.text.odd:ODD")

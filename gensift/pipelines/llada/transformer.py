@@ -102,6 +102,11 @@ class LLaDATransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """The layers in order."""
         return list(self.parts["blocks"])
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of token vectors."""
+        table: nn.Module = self.parts["wte"]
+        return table
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Vectors `(rows, positions, width)` of tokens."""
         embedded: Tensor = self.parts["wte"](input_ids)
