@@ -1,0 +1,1 @@
+"""Keeping the samples of one prompt apart while a masked-diffusion language model decodes them."""
