@@ -166,7 +166,7 @@ class TextCall:
                 confidence=CONFIDENCES[config.confidence],
                 processors=processors,
                 late_ids=late,
-                is_clean=getattr(config, "confidence_source", "pushed") == "clean",
+                is_clean=self.sampler.is_clean,
             ),
             settings=settings,
             streams=RowStreams(make_generators(batch.rows.seeds), settings.gen_length),

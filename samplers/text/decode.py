@@ -91,6 +91,11 @@ class TextDecode:
         self.reward = check_reward(reward)
 
     @property
+    def is_clean(self) -> bool:
+        """Whether confidence is that of the logits before they are processed."""
+        return False
+
+    @property
     def num_candidates(self) -> int:
         """Texts per prompt."""
         return self.config.num_candidates or max(DEFAULT_CANDIDATES, self.config.num_outputs or 0)

@@ -54,6 +54,11 @@ class ODD(TextDecode):
     config_class: ClassVar[type[TextDecodeConfig]] = ODDConfig
     config: ODDConfig
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether the push has no say in what is settled first."""
+        return self.config.confidence_source == "clean"
+
     def prepare(self, pipeline: Any, settings: DecodingSettings) -> ProcessorsOfBatch:
         """One diversity processor per batch, all with one history.
 
