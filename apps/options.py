@@ -34,7 +34,8 @@ class GenerateOptions:
     reward: tuple[str, ...] = option(
         (),
         help="What to judge by: a name (--list-rewards) or module:function; several are combined "
-        "by rank sum. By default shapes-clip for the shapes models, else clip-score.",
+        "by rank sum. By default shapes-clip for the shapes models, countdown for countdown-llada, "
+        "else clip-score for pictures and nothing for texts.",
     )
     reward_option: tuple[str, ...] = option(
         (),
@@ -53,8 +54,11 @@ class GenerateOptions:
         "3e12flops, 60s.",
     )
     outputs_per_prompt: int | None = option(
-        None, minimum=1, help="Pictures kept per prompt, best first; one by default."
+        None,
+        minimum=1,
+        help="Samples kept per prompt, best first; by default one picture, or all texts.",
     )
+    stream: bool = option(False, help="Show texts while they form.")
     steps: int | None = option(
         None,
         minimum=1,
@@ -133,6 +137,7 @@ PANELS = {
     ),
     "How to run": (
         "output",
+        "stream",
         "device",
         "reward_device",
         "reward_offload",
@@ -206,6 +211,7 @@ _OWN_OPTIONS = {
     "generator": "--seed",
     "num_images_per_prompt": "--num-candidates",
     "num_videos_per_prompt": "--num-candidates",
+    "num_texts_per_prompt": "--num-candidates",
     "max_rows": "--max-rows",
 }
 _SETTLED = ("latents", "output_type", "return_dict", "callback_on_step_end")

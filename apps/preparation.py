@@ -39,6 +39,7 @@ class Job:
         config: all that decides the results but the prompts; a folder holds one such config.
         folder: where results go.
         command: the command line.
+        is_streamed: whether texts are shown while they form.
     """
 
     sampler_class: Any
@@ -52,11 +53,13 @@ class Job:
     config: Mapping[str, Any]
     folder: Path
     command: str
+    is_streamed: bool = False
 
     def make_sampler(self, **changes: Any) -> Any:
         """The sampler, with `changes` to its options."""
         options = {**self.sampler_options, **changes}
-        return self.sampler_class(reward=self.rewards, keep_previews=True, **options)
+        reward = self.rewards or None
+        return self.sampler_class(reward=reward, keep_previews=True, **options)
 
 
 def check_output(path: str | None) -> None:
@@ -96,7 +99,12 @@ def prepare(
         sampler_class.config_class, sampler_fields(options, sampler_class.config_class)
     )
     model = options.model or sampler_class.default_model
-    reward_names = options.reward or (default_reward(model),)
+    if options.stream and sampler_class.modality != "text":
+        raise ConfigError(
+            f"`--stream` shows texts, but {options.sampler} makes samples of another kind "
+            f"({sampler_class.modality}); leave it out."
+        )
+    reward_names = options.reward or default_rewards(model, sampler_class.modality)
     check_reward_names(reward_names)
     of_rewards = reward_options(options, reward_names)
     pipeline, rewards = load_models(options, model, of_rewards, exchange)
@@ -131,6 +139,7 @@ def prepare(
         config=decisive,
         folder=Path(options.output) if options.output else default_folder(decisive, prompts),
         command=command,
+        is_streamed=options.stream,
     )
 
 
@@ -140,8 +149,15 @@ def is_reproducible(sampler_class: Any) -> bool:
     return bool(getattr(sampler_class, "is_reproducible", True))
 
 
+def default_rewards(model: str, modality: str) -> tuple[str, ...]:
+    """The reward that fits a model when none is named; texts may go without one."""
+    if modality != "text":
+        return (default_reward(model),)
+    return ("countdown",) if model == "countdown-llada" else ()
+
+
 def default_reward(model: str) -> str:
-    """The reward that fits a model when none is named."""
+    """The reward of pictures that fits a model when none is named."""
     from gensift.zoo.catalog import ZOO
 
     return "shapes-clip" if model in ZOO and model.startswith("shapes-") else "clip-score"
@@ -216,6 +232,7 @@ def settle_call(
     options: GenerateOptions, pipeline: Any
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
     """What this run asks of the pipeline, the whole call, and the keyword that sets guidance."""
+    from gensift.pipelines.llada.pipeline import LLaDAPipeline
     from gensift.pipelines.loading import call_defaults
     from samplers.autoregressive.protocol import NextScaleModel
     from samplers.diffusion.guidance import guidance_argument
@@ -227,7 +244,8 @@ def settle_call(
             f"`--steps` was given, but {type(pipeline).__name__} draws scale by scale and has no "
             "denoising steps; leave it out."
         )
-    guidance = "guidance_scale" if draws_scales else guidance_argument(pipeline)
+    has_no_denoiser = draws_scales or isinstance(pipeline, LLaDAPipeline)
+    guidance = "guidance_scale" if has_no_denoiser else guidance_argument(pipeline)
     own = {"num_inference_steps": options.steps, guidance: options.guidance_scale}
     call = call_arguments(options, known)
     for name in own.keys() & call.keys():

@@ -42,9 +42,11 @@ class SearchProgress:
 
 
 @contextmanager
-def show_progress(num_prompts: int, num_finished: int) -> Iterator[SearchProgress]:
+def show_progress(
+    num_prompts: int, num_finished: int, *, is_shown: bool = True
+) -> Iterator[SearchProgress]:
     """Show progress while the block runs; the bars vanish at its end."""
-    with _bars("{task.description:>8}") as bars:
+    with _bars("{task.description:>8}", is_shown=is_shown) as bars:
         yield SearchProgress(bars, num_prompts, num_finished)
 
 
@@ -56,7 +58,7 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bars.advance(task, count)
 
 
-def _bars(description: str) -> Progress:
+def _bars(description: str, *, is_shown: bool = True) -> Progress:
     return Progress(
         TextColumn(description),
         BarColumn(),
@@ -64,5 +66,5 @@ def _bars(description: str) -> Progress:
         TimeElapsedColumn(),
         console=log,
         transient=True,
-        disable=not log.is_terminal,
+        disable=not (log.is_terminal and is_shown),
     )

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from apps.console import out
 from apps.preparation import Job
+from apps.report_texts import show_answers
 from apps.run_generate import Outcome
 from gensift.config import config_hash
 from gensift.cost import Cost
@@ -41,8 +42,11 @@ def outcome_document(job: Job, outcome: Outcome) -> dict[str, Any]:
 
 def show_outcome(outcome: Outcome) -> None:
     """Print the winners, the cost, and where everything is."""
-    out.print(_winners(outcome.lines))
-    if not outcome.is_reproducible:
+    if outcome.is_text:
+        show_answers(outcome.lines)
+    else:
+        out.print(_winners(outcome.lines))
+    if not (outcome.is_reproducible or outcome.is_text):
         out.print(
             "This search copies or changes candidates on the way, so a seed alone need not give a "
             "winner again in a plain call; the same command does.",

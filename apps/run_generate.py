@@ -17,6 +17,7 @@ from apps.division import Round, divide
 from apps.preparation import Job, is_reproducible
 from apps.progress import SearchProgress, show_progress
 from apps.results import write_prompt, write_shared_prompt
+from apps.streaming import show_texts
 from gensift import __version__
 from gensift.cost import Cost
 from gensift.errors import DeviceError, GensiftError, ProcessLostError, RunFolderError
@@ -39,6 +40,7 @@ class Outcome:
         planned: cost planned for all prompts.
         spent: cost spent on all prompts, by this run and earlier ones.
         is_reproducible: whether a seed in a plain pipeline call gives a sample again.
+        is_text: whether samples are texts.
     """
 
     folder: str
@@ -47,6 +49,7 @@ class Outcome:
     planned: Cost
     spent: Cost
     is_reproducible: bool = True
+    is_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,9 @@ def _lead(job: Job, exchange: Exchange) -> Outcome:
         counts = Counts.of(plan)
         exchange.gather((counts, finished))
         try:
-            with show_progress(len(job.prompts), len(finished)) as progress:
+            with show_progress(
+                len(job.prompts), len(finished), is_shown=not job.is_streamed
+            ) as progress:
                 for line in _search(job, folder, counts, finished, progress, exchange):
                     folder.append_result(line)
                     progress.finish_prompt(line["prompt"], line["samples"][0]["reward"])
@@ -115,6 +120,7 @@ def _lead(job: Job, exchange: Exchange) -> Outcome:
         planned=planned,
         spent=spent,
         is_reproducible=is_reproducible(job.sampler_class),
+        is_text=job.sampler_class.modality == "text",
     )
 
 
@@ -286,10 +292,12 @@ def _search_one(
 
 def _draw(job: Job, sampler: Any, counts: Counts, index: int, progress: SearchProgress) -> Any:
     seeds = [candidate_seeds(job.seed, index, counts.seeds)]
+    arguments: dict[str, Any] = {"seeds": seeds, "progress": progress, **job.call}
     with _memory_advice():
-        return sampler(
-            job.pipeline, [job.prompts[index]], seeds=seeds, progress=progress, **job.call
-        )
+        if not job.is_streamed:
+            return sampler(job.pipeline, [job.prompts[index]], **arguments)
+        with show_texts(job.prompts[index]) as on_step:
+            return sampler(job.pipeline, [job.prompts[index]], on_step=on_step, **arguments)
 
 
 @contextmanager

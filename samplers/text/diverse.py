@@ -144,7 +144,7 @@ class DiversityProcessor(BatchProcessor):
 
     def _ended(self, responses: Tensor, rows: Sequence[int]) -> Candidates:
         """The rows of a prompt when all have ended."""
-        count, length = responses.shape
+        count = len(responses)
         nothing = torch.zeros(count, 0, dtype=torch.long, device=responses.device)
         return Candidates(
             logits=torch.zeros(count, 0, self._vocabulary, device=responses.device),

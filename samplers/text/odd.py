@@ -26,8 +26,8 @@ class ODDConfig(TextDecodeConfig, DiversityConfig):
     confidence_source: Literal["pushed", "clean"] = option(
         "pushed",
         choices=("pushed", "clean"),
-        help="whether confidence is that after the push, as published, or before it, so that a push "
-        "does not settle more tokens above a threshold",
+        help="whether confidence is that after the push, as published, or before it, so that a "
+        "push does not settle more tokens above a threshold",
     )
     history: Literal["steps", "final"] = option(
         "steps",
