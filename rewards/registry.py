@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 REWARDS: Registry[Callable[..., Reward]] = Registry("reward", "gensift.rewards")
 REWARDS.register("aesthetic", "rewards.aesthetic:load_aesthetic")
 REWARDS.register("clip-score", "rewards.open_clip_score:load_clip_score")
+REWARDS.register("countdown", "rewards.countdown:load_countdown")
 REWARDS.register("hpsv2", "rewards.hpsv2:load_hpsv2")
 REWARDS.register("hpsv2.1", "rewards.hpsv2:load_hpsv21")
 REWARDS.register("imagereward", "rewards.imagereward:load_imagereward")
