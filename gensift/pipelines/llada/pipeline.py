@@ -22,6 +22,9 @@ from gensift.pipelines.llada.prompts import (
 )
 from gensift.pipelines.llada.reference import ReferenceDecoding, Step
 from gensift.pipelines.llada.settings import DecodingSettings
+
+# A saved pipeline is read only if the module of its transformer has been imported.
+from gensift.pipelines.llada.transformer import LLaDATransformer as LLaDATransformer
 from gensift.randomness import make_generators
 
 END_OF_TURN = "<|eot_id|>"
