@@ -31,6 +31,7 @@ _PUBLIC = {
     "NextScaleModel": "samplers.autoregressive.protocol",
     "ODD": "samplers.text.odd",
     "ODDConfig": "samplers.text.odd",
+    "DiverseBlockScheduler": "samplers.text.scheduler",
     "TextDecode": "samplers.text.decode",
     "TextDecodeConfig": "samplers.text.config",
     "SearchConfig": "samplers.diffusion.search",
