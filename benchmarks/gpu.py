@@ -4,6 +4,7 @@
     python -m benchmarks.gpu --sections caches --sizes flux --name gpu-caches-flux
     python -m benchmarks.gpu --sections caches --sizes wan --wan-frames 81 --name gpu-caches-wan
     python -m benchmarks.gpu --sections next_scale --sizes infinity
+    python -m benchmarks.gpu --sizes llada --name gpu-text
     python -m benchmarks.gpu --tiny --device cpu --output FOLDER     # the same code in seconds
 
 Needs a GPU of about 80 GiB and no network; see `benchmarks.full_size` for what is full size and
@@ -21,7 +22,8 @@ what is not. Weights are random. Per pipeline:
 * next_scale: drawing and TTS-VAR at 256, 512 and 1024 pixels, see `benchmarks.gpu_next_scale`.
 
 Of a pipeline for videos (wan) only the caches are measured, of one that draws scale by scale
-(infinity) only next_scale; neither is among the default sizes.
+(infinity) only next_scale; of a language model (llada) what `benchmarks.gpu_text` says. None of
+them is among the default sizes.
 Alternatives are interleaved, and repeated less where the time limit asks for it. Peaks count what
 torch allocated, weights included. A section that runs out of memory says so and the rest goes on.
 Without --output the figures go to `docs/benchmarks`; that is refused on a CPU. A choice of sections
@@ -46,6 +48,7 @@ from benchmarks import gpu_budget as budget
 from benchmarks import gpu_caches as caches
 from benchmarks import gpu_next_scale as next_scale
 from benchmarks import gpu_sections as sections
+from benchmarks import gpu_text as text
 from benchmarks.full_size import (
     FULL,
     TEXT_LAYERS,
@@ -190,7 +193,7 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--sizes", nargs="+", choices=tuple(FULL), default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", choices=(*FULL, *text.NAMES), default=list(SIZES))
     parser.add_argument(
         "--sections", nargs="+", choices=tuple(SECTIONS), default=list(SECTIONS), help="default all"
     )
@@ -232,6 +235,24 @@ def extent_of(arguments: argparse.Namespace) -> Extent:
     )
 
 
+def figures_of(
+    name: str, arguments: argparse.Namespace, extent: Extent, deadline: Deadline, scratch: Path
+) -> dict[str, Any]:
+    """Build the pipeline `name` and measure it."""
+    if name in text.NAMES:
+        return text.measure(
+            is_tiny=arguments.tiny,
+            device=arguments.device,
+            dtype=DTYPES[arguments.dtype],
+            rounds=extent.rounds,
+            deadline=deadline,
+        )
+    start = time.perf_counter()
+    subject = build(name, arguments, scratch)
+    _say(subject, f"built in {time.perf_counter() - start:.0f} s")
+    return measure(subject, extent, deadline, arguments.sections)
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Measure and publish."""
     arguments = parse(given)
@@ -241,13 +262,9 @@ def main(given: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for index, name in enumerate(arguments.sizes):
             own = Deadline(whole.left_s / (len(arguments.sizes) - index))
-            start = time.perf_counter()
-            subject = build(name, arguments, Path(scratch))
-            _say(subject, f"built in {time.perf_counter() - start:.0f} s")
-            figures["pipelines"][name] = measure(subject, extent, own, arguments.sections)
+            figures["pipelines"][name] = figures_of(name, arguments, extent, own, Path(scratch))
             # After each, so that a later failure loses nothing.
             publish(arguments.name, figures, folder)
-            del subject
             gc.collect()
             torch.cuda.empty_cache()
     if PLOTTED & set(arguments.sections):
