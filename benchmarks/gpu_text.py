@@ -22,8 +22,9 @@ from samplers.text.odd import ODD
 
 NAMES = ("llada",)
 """What `--sizes` calls these models."""
-ROWS, BLOCK = 4, 32
-GEN_LENGTH = {"8B": 256, "tiny": 64}
+ROWS = 4
+LENGTHS = {"8B": (256, 32), "tiny": (24, 8)}
+"""Tokens of a text and of a block."""
 THRESHOLD = 0.9
 DIVERSE_ROWS, DIVERSE_LENGTH, DIVERSE_STEPS = 16, 64, 32
 POLICIES: Mapping[str, Mapping[str, Any]] = {
@@ -47,8 +48,8 @@ def measure(
         "dtype": str(dtype).removeprefix("torch."),
         "weights": "random",
     }
-    length = GEN_LENGTH[size]
-    call = {"gen_length": length, "num_inference_steps": length, "block_length": BLOCK}
+    length, block = LENGTHS[size]
+    call = {"gen_length": length, "num_inference_steps": length, "block_length": block}
     sections: dict[str, Callable[[], dict[str, Any]]] = {
         "kv": lambda: kv(pipe, prompts, device, rounds, call),
         "kv_threshold": lambda: kv(pipe, prompts, device, rounds, call | {"threshold": THRESHOLD}),

@@ -18,9 +18,9 @@ def found(tmp_path_factory):
 
 def test_caches_compute_fewer_positions_in_as_many_passes(found) -> None:
     rows = found["kv"]
-    assert {rows[name]["forward_passes_per_text"] for name in gpu_text.POLICIES} == {64}
+    assert {rows[name]["forward_passes_per_text"] for name in gpu_text.POLICIES} == {24}
     computed = {name: rows[name]["positions_computed"] for name in gpu_text.POLICIES}
-    assert computed["none"] == gpu_text.ROWS * 64 * (48 + 64)
+    assert computed["none"] == gpu_text.ROWS * 24 * (48 + 24)
     assert computed["none"] > computed["prefix"] > computed["dual"]
 
 
