@@ -73,10 +73,10 @@ class Diversifier:
         rows = Rows(candidates, self.config, self._protected, self._embeddings)
         if strategy == "dpp":
             quality = push_jointly(rows)
-            return Diversified(rows.logits, start, quality)
+            return Diversified(rows.finish(), start, quality)
         basis = Basis(start, capacity=len(rows))
         quality = push_in_order(rows, basis, SEQUENTIAL[strategy])
-        return Diversified(rows.logits, basis.directions, quality)
+        return Diversified(rows.finish(), basis.directions, quality)
 
     def _start(self, candidates: Candidates, history: Tensor | None) -> Tensor:
         """The history where the logits are; without one, no directions."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from samplers.text.diversity.config import DiversityConfig
+from samplers.text.diversity.maxima import row_maxima
 from samplers.text.diversity.pooling import Pooled, pool
 from samplers.text.diversity.row import Row
 
@@ -26,7 +27,7 @@ class Feature:
         unit: float32 `(dimension,)`, of norm 1 (0 for a row in which nothing counts).
         norm: of the pooled vector.
         quality: mean top-1 probability over open positions, 0 without any; 1 where it is off.
-        top_tokens: int64 `(open,)`, the most probable ones; none where quality has no gradient.
+        top_tokens: int64 `(open,)`, the most probable ones; `(0,)` where quality has no gradient.
         pooled: the vector before it was scaled.
         row: whom it belongs to.
     """
@@ -34,22 +35,19 @@ class Feature:
     unit: Tensor
     norm: Tensor
     quality: Tensor
-    top_tokens: Tensor | None
+    top_tokens: Tensor
     pooled: Pooled
     row: Row
 
     def vjp(self, by_unit: Tensor, by_quality: Tensor) -> Tensor:
-        """Gradient by the logits, `(open, vocab)`, of a loss with these by `unit` and `quality`."""
+        """Gradient by the logits, `(open, vocab)`, of a loss with these by `unit` and `quality`.
+
+        It may be written over the probabilities of the row: a feature has one gradient to give.
+        """
         # f = u / |u|: the part along f is lost.
-        by_visible = self.pooled.vjp((by_unit - (by_unit @ self.unit) * self.unit) / self.norm)
-        if self.top_tokens is not None:
-            share = by_quality / len(self.top_tokens)
-            by_visible.scatter_add_(
-                -1, self.top_tokens[:, None], share.expand_as(by_visible[:, :1])
-            )
-        # Softmax: P * (g - <P, g>), where g is 0 for probabilities that do not count.
-        weighted = by_visible.mul_(self.row.visible)
-        return weighted.addcmul_(self.row.probabilities, weighted.sum(-1, keepdim=True), value=-1)
+        by_vector = (by_unit - (by_unit @ self.unit) * self.unit) / self.norm
+        share = by_quality / len(self.row.positions)
+        return self.pooled.vjp(by_vector).by_logits(self.row, self.top_tokens, share)
 
 
 def extract(row: Row, config: DiversityConfig, embeddings: Tensor | None) -> Feature:
@@ -60,10 +58,11 @@ def extract(row: Row, config: DiversityConfig, embeddings: Tensor | None) -> Fea
     return Feature(pooled.vector / norm, norm, quality, top_tokens, pooled, row)
 
 
-def _quality(row: Row, config: DiversityConfig) -> tuple[Tensor, Tensor | None]:
+def _quality(row: Row, config: DiversityConfig) -> tuple[Tensor, Tensor]:
+    nowhere = row.positions[:0]
     if not config.quality:
-        return row.visible.new_ones(()), None
+        return row.visible.new_ones(()), nowhere
     if row.is_finished:
-        return row.visible.new_zeros(()), None
-    values, tokens = row.visible.max(-1)
-    return values.mean(), tokens if config.quality_gradient else None
+        return row.visible.new_zeros(()), nowhere
+    values, tokens = row_maxima(row.visible)
+    return values.mean(), tokens if config.quality_gradient else nowhere

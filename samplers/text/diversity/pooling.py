@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from samplers.text.diversity.config import Pooling
+from samplers.text.diversity.gradient import Columns, Dense, Gradient
+from samplers.text.diversity.maxima import column_maxima
 from samplers.text.diversity.row import Row
 
 MIN_PERIOD = 64
@@ -29,11 +31,11 @@ class Pooled:
 
     Attributes:
         vector: float32 `(dimension,)`.
-        vjp: from a gradient by `vector` to one by `visible`, `(open, vocab)`.
+        vjp: from a gradient by `vector` to one by `visible`.
     """
 
     vector: Tensor
-    vjp: Callable[[Tensor], Tensor]
+    vjp: Callable[[Tensor], Gradient]
 
 
 def pool(row: Row, pooling: Pooling, embeddings: Tensor | None) -> Pooled:
@@ -51,28 +53,25 @@ def pool(row: Row, pooling: Pooling, embeddings: Tensor | None) -> Pooled:
 
 def _max(row: Row) -> Pooled:
     """Largest over positions; of equal ones the first counts, as in `torch.max`."""
-    vector, winners, positions = _open_max(row)
-    # A settled token is a one-hot: 1 in its own column, at the first position that has it.
-    settled = torch.full_like(winners, row.length)
-    settled.scatter_reduce_(0, row.committed_tokens, row.committed_positions, "amin")
-    beats = torch.where(settled < positions, vector <= 1, vector < 1) & (settled < row.length)
-
-    def vjp(gradient: Tensor) -> Tensor:
-        # Settled positions are constants.
-        gradient = gradient.masked_fill(beats, 0)
-        return torch.zeros_like(row.visible).scatter_(0, winners[None], gradient[None])
-
-    return Pooled(vector.masked_fill(beats, 1), vjp)
-
-
-def _open_max(row: Row) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, indices and positions of the maxima over open positions, each `(vocab,)`."""
+    tokens = row.committed_tokens
     if row.is_finished:
-        values = row.visible.new_zeros(row.visible.shape[1])
-        winners = torch.zeros_like(values, dtype=torch.int64)
-        return values, winners, winners
-    values, winners = row.visible.max(0)
-    return values, winners, row.positions[winners]
+        vector = row.visible.new_zeros(row.visible.shape[1])
+        return Pooled(vector.index_fill_(0, tokens, 1), lambda _: Dense(row.visible))
+    peaks, winners = column_maxima(row.visible)
+    # A settled token is a one-hot: 1 in its own column, at the first position that has it.
+    first = torch.full_like(winners, row.length)
+    first.scatter_reduce_(0, tokens, row.committed_positions, "amin")
+    beats = (peaks[tokens] < 1) | (first[tokens] < row.positions[winners[tokens]])
+    settled = tokens[beats]
+
+    def vjp(gradient: Tensor) -> Gradient:
+        # Settled positions are constants.
+        gradient = gradient.index_fill(0, settled, 0)
+        if row.visible is row.probabilities:
+            return Columns(winners, peaks, gradient)
+        return Dense(torch.zeros_like(row.visible).scatter_(0, winners[None], gradient[None]))
+
+    return Pooled(peaks.index_fill(0, settled, 1), vjp)
 
 
 def _max_embedding(row: Row, embeddings: Tensor) -> Pooled:
@@ -80,12 +79,12 @@ def _max_embedding(row: Row, embeddings: Tensor) -> Pooled:
     expected = torch.cat([row.visible @ embeddings, embeddings[row.committed_tokens]])
     order = torch.cat([row.positions, row.committed_positions]).argsort()
     if len(order) == 0:
-        return Pooled(embeddings.new_zeros(embeddings.shape[1]), lambda _: row.visible)
+        return Pooled(embeddings.new_zeros(embeddings.shape[1]), lambda _: Dense(row.visible))
     vector, winners = expected[order].max(0)
 
-    def vjp(gradient: Tensor) -> Tensor:
+    def vjp(gradient: Tensor) -> Gradient:
         scattered = torch.zeros_like(expected).scatter_(0, order[winners][None], gradient[None])
-        return scattered[: len(row.positions)] @ embeddings.mT
+        return Dense(scattered[: len(row.positions)] @ embeddings.mT)
 
     return Pooled(vector, vjp)
 
@@ -98,9 +97,9 @@ def _sum(row: Row, weigh: Callable[[Tensor, Row], Tensor], embeddings: Tensor | 
     sums.index_add_(1, row.committed_tokens, weigh(row.committed_positions, row).mT)
     sums = sums if embeddings is None else sums @ embeddings
 
-    def vjp(gradient: Tensor) -> Tensor:
+    def vjp(gradient: Tensor) -> Gradient:
         by_sum = gradient.view_as(sums)
-        return weights @ (by_sum if embeddings is None else by_sum @ embeddings.mT)
+        return Dense(weights @ (by_sum if embeddings is None else by_sum @ embeddings.mT))
 
     return Pooled(sums.flatten(), vjp)
 

@@ -10,20 +10,23 @@ from samplers.text.diversity.config import DiversityConfig
 MIN_PUSH = 1e-8
 
 
-def pushed(logits: Tensor, gradient: Tensor, strength: Tensor, protected: Tensor) -> Tensor:
-    """Logits against the gradient; the position that moves most moves by `strength` (L2 norm).
+def push(
+    logits: Tensor, gradient: Tensor, strength: Tensor, protected: Tensor, out: Tensor
+) -> None:
+    """Move against the gradient; the position that moves most moves by `strength` (L2 norm).
 
     Args:
-        logits: `(open, vocab)`, of any float dtype; the result is float32.
-        gradient: float32, of a loss by them; its memory is used for the result.
+        logits: `(open, vocab)`, of any float dtype.
+        gradient: float32, of a loss by them; it is overwritten.
         strength: of the row, a scalar.
         protected: int64 `(tokens,)`, whose logits stay.
+        out: takes the result, in the dtype of the logits.
 
     Source: arXiv 2603.04893, code: ODDStrategy._normalize_gradient.
     """
     gradient.index_fill_(-1, protected, 0)
     largest = torch.linalg.vector_norm(gradient, dim=-1).max().clamp(min=MIN_PUSH)
-    return gradient.mul_(-strength / largest).add_(logits)
+    torch.addcmul(logits, gradient, -strength / largest, out=out)
 
 
 def gate(quality: Tensor, config: DiversityConfig) -> Tensor:

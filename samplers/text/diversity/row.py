@@ -42,7 +42,13 @@ class Row:
 
 
 def read_row(
-    candidates: Candidates, index: int, logits: Tensor, *, top_k: int, dropped: Tensor
+    candidates: Candidates,
+    index: int,
+    logits: Tensor,
+    *,
+    top_k: int,
+    dropped: Tensor,
+    memory: Tensor | None = None,
 ) -> Row:
     """Row `index` of the candidates with these logits.
 
@@ -52,9 +58,11 @@ def read_row(
         logits: of the row as they are by now, `(width, vocab)`.
         top_k: how many probabilities per position count; 0 for all.
         dropped: int64 `(tokens,)`, which do not count where they are settled.
+        memory: float32 `(width, vocab)`, for the probabilities; None for fresh memory.
     """
     slots, positions = _open_slots(candidates, index)
-    probabilities = logits[slots].softmax(-1, dtype=torch.float32)
+    memory = None if memory is None else memory[: len(positions)]
+    probabilities = torch.softmax(logits[slots], -1, dtype=torch.float32, out=memory)
     tokens = candidates.tokens[index]
     counts = candidates.is_committed[index] & ~torch.isin(tokens, dropped)
     committed = counts.nonzero()[:, 0]
