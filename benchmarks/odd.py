@@ -173,7 +173,8 @@ def main() -> None:
     parser.add_argument("--model", default="countdown-llada")
     parser.add_argument("--only", nargs="*", help="parts to run; nothing is published then")
     arguments = parser.parse_args()
-    pipe: Any = gensift.load_pipeline(arguments.model, device="cpu")
+    dtype = "bfloat16"  # twice as fast on this CPU; what is right or wrong hardly changes
+    pipe: Any = gensift.load_pipeline(arguments.model, device="cpu", dtype=dtype)
     parts = arguments.only or [*{arm.part for arm in ARMS}, "validation"]
     arms = [arm for arm in ARMS if arm.part in parts]
     test = measured(pipe, arms, test_problems(), SEEDS, arguments.folder / "test")
@@ -190,7 +191,8 @@ def main() -> None:
         {arm.name: answers for arm, answers in validation.items()},
     )
     plot(found["rows"])
-    publish("odd", {**found, "overhead": overhead(pipe)})
+    whole: Any = gensift.load_pipeline(arguments.model, device="cpu")
+    publish("odd", {"dtype": dtype, **found, "overhead": overhead(whole)})
 
 
 if __name__ == "__main__":

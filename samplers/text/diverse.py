@@ -72,11 +72,7 @@ class DiversityProcessor(BatchProcessor):
         self._batch = batch
         self._earlier = history
         self._mask_token_id = mask_token_id
-        owners = batch.rows.prompt_of_row
-        self._groups = {
-            owner: [row for row, other in enumerate(owners) if other == owner]
-            for owner in dict.fromkeys(owners)
-        }
+        self._groups = _groups(batch.rows.prompt_of_row)
         self._pending: list[tuple[int, int, Tensor]] = []
         self._steps = self._vocabulary = 0
 
@@ -85,29 +81,50 @@ class DiversityProcessor(BatchProcessor):
         if self._alpha == 0:
             return logits
         self._steps, self._vocabulary = step.index + 1, logits.shape[-1]
-        place = {row: at for at, row in enumerate(step.row_ids.tolist())}
-        pushed = logits
-        for prompt, rows in self._groups.items():
-            living = [place[row] for row in rows if row in place]
-            if not living:
-                continue
-            candidates = self._candidates(logits, step, rows, place)
-            outcome = self._diversify(candidates, self._known(prompt, step.index, logits))
+        place = torch.full((len(self._batch.rows),), -1, device=logits.device)
+        place[step.row_ids] = torch.arange(len(logits), device=logits.device)
+        pushed = logits.clone() if len(self._groups) > 1 else logits
+        for prompts, members in self._groups:
+            at = place[members.to(logits.device)]
+            if bool((at >= 0).any()):
+                pushed = self._push(logits, pushed, step, prompts, members, at)
+        return pushed
+
+    def _push(
+        self,
+        logits: Tensor,
+        pushed: Tensor,
+        step: StepView,
+        prompts: Sequence[int],
+        members: Tensor,
+        at: Tensor,
+    ) -> Tensor:
+        """Push the rows of some prompts, `at` being their places or -1; returns all logits."""
+        candidates = self._candidates(logits, step, members, at)
+        outcomes = self._diversify.of_prompts(
+            candidates,
+            self._seeds(members),
+            [self._known(prompt, step.index, logits) for prompt in prompts],
+        )
+        for prompt, outcome in zip(prompts, outcomes, strict=True):
             self._note(prompt, step.index, outcome.basis)
-            kept = [at for at, row in enumerate(rows) if row in place]
-            if pushed is logits:
-                pushed = logits.clone()
-            pushed[living] = outcome.logits[kept]
+        found = [outcome.logits for outcome in outcomes]
+        if _is_all(at, logits):
+            return found[0] if len(found) == 1 else torch.cat(found)
+        pushed = logits.clone() if pushed is logits else pushed
+        is_living = at >= 0
+        pushed[at[is_living]] = torch.stack(found)[is_living]
         return pushed
 
     def finish(self, responses: Tensor) -> None:
         """Hand what this batch was like to the ones after it."""
         if self._earlier is None or self._batch.is_last or self._alpha == 0:
             return
-        for prompt, rows in self._groups.items():
-            ended = self._ended(responses[rows], rows)
-            basis = self._diversify(ended, self._known(prompt, self._steps, responses)).basis
-            self._pending.append((prompt, self._steps, basis))
+        for prompts, members in self._groups:
+            for prompt, rows in zip(prompts, members.tolist(), strict=True):
+                ended = self._ended(responses[rows], rows)
+                basis = self._diversify(ended, self._known(prompt, self._steps, responses)).basis
+                self._pending.append((prompt, self._steps, basis))
         for prompt, step, basis in self._pending:
             self._earlier.add(prompt, step, basis, is_end=step == self._steps)
 
@@ -119,28 +136,28 @@ class DiversityProcessor(BatchProcessor):
         if self._earlier is not None and not self._batch.is_last:
             self._pending.append((prompt, step, basis))
 
+    def _seeds(self, members: Tensor) -> list[list[int]]:
+        return [[self._batch.rows.seeds[row] for row in rows] for rows in members.tolist()]
+
     def _candidates(
-        self, logits: Tensor, step: StepView, rows: Sequence[int], place: dict[int, int]
+        self, logits: Tensor, step: StepView, members: Tensor, at: Tensor
     ) -> Candidates:
-        """The rows of a prompt; those that have ended have no open position."""
-        at = torch.tensor([place.get(row, -1) for row in rows], device=logits.device)
+        """The rows of some prompts; those that have ended have no open position."""
         is_living = at >= 0
-        tokens = step.responses[list(rows)]
+        tokens = step.responses[members.to(logits.device)]
         progress = torch.where(is_living, step.progress[at], 1.0)
+        whole = _is_all(at, logits)
         return Candidates(
-            logits=logits if self._is_all(at, len(logits)) else logits[at],
+            # All rows in order need no copy.
+            logits=logits.view(*at.shape, *logits.shape[1:]) if whole else logits[at],
             positions=step.columns.index[at],
-            is_open=step.columns.is_open[at] & is_living[:, None],
+            is_open=step.columns.is_open[at] & is_living[..., None],
             tokens=tokens,
             is_committed=tokens != step.mask_token_id,
             strength=self._alpha * (1 - progress),
-            seeds=[self._batch.rows.seeds[row] for row in rows],
+            seeds=(),
             step=step.index,
         )
-
-    @staticmethod
-    def _is_all(at: Tensor, count: int) -> bool:
-        return at.tolist() == list(range(count))
 
     def _ended(self, responses: Tensor, rows: Sequence[int]) -> Candidates:
         """The rows of a prompt when all have ended."""
@@ -156,3 +173,20 @@ class DiversityProcessor(BatchProcessor):
             seeds=[self._batch.rows.seeds[row] for row in rows],
             step=self._steps,
         )
+
+
+def _groups(owners: Sequence[int]) -> list[tuple[list[int], Tensor]]:
+    """Prompts that have as many rows, and these rows, int64 `(prompts, rows)`."""
+    rows_of: dict[int, list[int]] = {}
+    for row, owner in enumerate(owners):
+        rows_of.setdefault(owner, []).append(row)
+    sizes = dict.fromkeys(len(rows) for rows in rows_of.values())
+    same = {size: [p for p, rows in rows_of.items() if len(rows) == size] for size in sizes}
+    return [
+        (prompts, torch.tensor([rows_of[prompt] for prompt in prompts]))
+        for prompts in same.values()
+    ]
+
+
+def _is_all(at: Tensor, logits: Tensor) -> bool:
+    return torch.equal(at.flatten(), torch.arange(len(logits), device=at.device))

@@ -48,7 +48,7 @@ def _visit(rows: Rows, index: int, basis: Basis, strategy: Sequential) -> Tensor
     """Push one row if it may be, and return its quality."""
     # A feature holds all probabilities of its row; here it is gone before the next one is made.
     feature = rows.feature(index)
-    limit = _resolution(rows.config.on_duplicate)
+    limit = resolution(rows.config.on_duplicate)
     if len(basis) and rows.may_push(index, feature):
         direction = _push(rows, index, feature, basis, strategy)
         if strategy.remembers_update:
@@ -74,7 +74,8 @@ def _push(
     return direction
 
 
-def _resolution(on_duplicate: OnDuplicate) -> float:
+def resolution(on_duplicate: OnDuplicate) -> float:
+    """Part of a unit feature outside the span up to which it is a duplicate."""
     return OFFICIAL_RESOLUTION if on_duplicate == "official" else RESOLUTION
 
 
@@ -82,7 +83,7 @@ def _farthest(
     feature: Feature, basis: Basis, on_duplicate: OnDuplicate, seed: int, step: int
 ) -> Tensor | None:
     """Straight away from the span; for a duplicate as the rule says."""
-    direction = basis.outside(feature.unit, _resolution(on_duplicate))
+    direction = basis.outside(feature.unit, resolution(on_duplicate))
     if direction is not None or on_duplicate != "random":
         return direction
     # Weighted by the row's own vector, so that it parts among tokens that are plausible.
@@ -94,7 +95,7 @@ def _probe(
 ) -> Tensor | None:
     """Along random noise outside the span."""
     noise = random_direction(torch.ones_like(feature.unit), seed, step)
-    return basis.outside(noise, _resolution(on_duplicate))
+    return basis.outside(noise, resolution(on_duplicate))
 
 
 SEQUENTIAL: Mapping[str, Sequential] = {
