@@ -126,9 +126,11 @@ def _costs(costs: dict[str, Cost]) -> Table:
 
 
 def _cost_rows(cost: Cost) -> dict[str, str]:
-    # A model that draws tokens has no denoiser.
-    work = {"tokens": cost.tokens} if cost.tokens else {"denoiser rows (NFE)": cost.nfe}
-    rows = {label: f"{count:,}" for label, count in (work | {"decodes": cost.decodes}).items()}
+    # Some models draw tokens and have no denoiser, and texts are not decoded by a VAE.
+    work = {"denoiser rows (NFE)": cost.nfe} if cost.nfe or not cost.tokens else {}
+    work |= {"tokens": cost.tokens} if cost.tokens else {}
+    work |= {} if cost.nfe and cost.tokens else {"decodes": cost.decodes}
+    rows = {label: f"{count:,}" for label, count in work.items()}
     counts = {"preview decodes": cost.preview_decodes}
     counts |= {f"reward calls, {escape(name)}": n for name, n in cost.reward_calls.items()}
     counts |= {"cache hits": cost.cache_hits}

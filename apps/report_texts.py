@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from apps.console import out
-from gensift.zoo.countdown.checker import canonical
+from gensift.zoo.countdown.expressions import canonical
 from gensift.zoo.evaluation.answers import jaccard_distance
 
 CHECKER = "countdown"

@@ -113,13 +113,16 @@ class TextRun:
         """Take finished rows out; returns whether any are left."""
         state = self.state
         is_ended = end_rows(state.response, state.mask_token_id, self.stop_ids)
-        self.responses[state.row_ids] = state.response
+        self._copy_responses()
         if bool(is_ended.any()):
             living = (~is_ended).nonzero()[:, 0]
             if len(living):
                 self.denoiser.select(living, len(state))
             self.state = state.select(living)
         return len(self.state) > 0
+
+    def _copy_responses(self) -> None:
+        self.responses[self.state.row_ids] = self.state.response
 
     def _step(self, index: int) -> StepView:
         state = self.state
@@ -136,6 +139,7 @@ class TextRun:
         for process in self.policies.processors:
             logits = process(logits, view)
         self._settle(self._propose(logits, clean, columns), columns, is_opened)
+        self._copy_responses()
         return view
 
     def _open_windows(self) -> Tensor:

@@ -22,9 +22,7 @@ from gensift.pipelines.llada.prompts import (
 )
 from gensift.pipelines.llada.reference import ReferenceDecoding, Step
 from gensift.pipelines.llada.settings import DecodingSettings
-
-# A saved pipeline is read only if the module of its transformer has been imported.
-from gensift.pipelines.llada.transformer import LLaDATransformer as LLaDATransformer
+from gensift.pipelines.llada.transformer import LLaDATransformer
 from gensift.randomness import make_generators
 
 END_OF_TURN = "<|eot_id|>"
@@ -62,7 +60,9 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     _callback_tensor_inputs = ("input_ids", "logits", "columns", "committed")
 
-    def __init__(self, transformer: Any, tokenizer: Any, shift_logits: bool = False) -> None:
+    def __init__(
+        self, transformer: LLaDATransformer | Any, tokenizer: Any, shift_logits: bool = False
+    ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, tokenizer=tokenizer)
         self.register_to_config(shift_logits=shift_logits)
