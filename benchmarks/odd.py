@@ -11,7 +11,7 @@ already is read from the folder.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,17 @@ from torch import Tensor
 
 import gensift
 from benchmarks.results import FOLDER, publish
-from benchmarks.text_arms import SAMPLES, Answers, Arm, answers_of
+from benchmarks.text_arms import SAMPLES, Arm, answers_of
 from benchmarks.text_overhead import overhead
 from gensift.zoo.countdown.problems import Problem
 from gensift.zoo.countdown.split import test_problems, validation_problems
-from gensift.zoo.evaluation.answers import mean_interval, paired_interval, pass_at_k
+from gensift.zoo.evaluation.answers import (
+    mean_interval,
+    num_distinct,
+    paired_interval,
+    pass_at_k,
+)
+from gensift.zoo.evaluation.countdown_llada import Answers, num_true_solutions
 
 KS = (1, 4, 8, 16)
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -79,9 +85,16 @@ def row(arm: Arm, answers: Sequence[Answers], base: Sequence[Answers]) -> dict[s
         found[f"pass_at_{k}"] = _interval(mean_interval(solved(answers, k)))
     gain = paired_interval(solved(answers, SAMPLES), solved(base, SAMPLES))
     found["gain_in_pass_at_16"] = _interval(gain)
-    for name in ("true_solutions", "different"):
-        values = torch.stack([getattr(one, name)() for one in answers]).mean(0)
-        found[name] = _interval(mean_interval(values))
+    counts: dict[str, Callable[[Problem, list[str]], int]] = {
+        "true_solutions": num_true_solutions,
+        "different": lambda problem, texts: num_distinct(texts),
+    }
+    for name, count in counts.items():
+        values = [
+            [float(count(*pair)) for pair in zip(one.problems, one.texts, strict=True)]
+            for one in answers
+        ]
+        found[name] = _interval(mean_interval(torch.tensor(values).mean(0)))
     found["share_right"] = float(torch.stack([a.right.double().mean() for a in answers]).mean())
     return found
 
@@ -119,7 +132,8 @@ def report(
         "chosen_alpha": row(chosen, test[chosen.name], test[BASE.name]),
         "best_combination": row(best, test[best.name], test[BASE.name]),
         "contributions": [
-            row(arm, test[arm.name], test[BASE.name]) for arm in dict.fromkeys(chain)
+            row(arm, test[arm.name], test[BASE.name])
+            for arm in {arm.name: arm for arm in chain}.values()
         ],
         "best_over_its_order_alone": _interval(
             paired_interval(

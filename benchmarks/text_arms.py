@@ -9,18 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from gensift.files import write_atomically
 from gensift.randomness import candidate_seeds
-from gensift.zoo.countdown.checker import is_right
-from gensift.zoo.countdown.expressions import canonical
 from gensift.zoo.countdown.problems import Problem
+from gensift.zoo.evaluation.countdown_llada import Answers, check
 from samplers.text.odd import ODD
 
 SAMPLES = 16
 PROBLEMS_PER_CALL = 64
+PLAIN = {"confidence": "probability"}
+"""What arms are unless they say otherwise, whatever the sampler's own defaults."""
 
 
 @dataclass(frozen=True)
@@ -47,41 +45,7 @@ class Arm:
 
     def sampler(self, num_candidates: int = SAMPLES) -> ODD:
         """What draws."""
-        return ODD(num_candidates=num_candidates, alpha=self.alpha, **self.options)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What an arm drew.
-
-    Attributes:
-        texts: per problem its answers in the order of the rows.
-        right: bool `(problems, samples)`.
-    """
-
-    texts: list[list[str]]
-    right: Tensor
-
-    @classmethod
-    def of(cls, problems: Sequence[Problem], texts: list[list[str]]) -> Answers:
-        """Check the answers."""
-        right = [
-            [is_right(problem, text) for text in own]
-            for problem, own in zip(problems, texts, strict=True)
-        ]
-        return cls(texts, torch.tensor(right))
-
-    def true_solutions(self) -> Tensor:
-        """Different right answers per problem, up to order and brackets, float64 `(problems,)`."""
-        counts = [
-            len({canonical(text) for text, good in zip(own, right, strict=True) if good})
-            for own, right in zip(self.texts, self.right.tolist(), strict=True)
-        ]
-        return torch.tensor(counts, dtype=torch.float64)
-
-    def different(self) -> Tensor:
-        """Different texts per problem, float64 `(problems,)`."""
-        return torch.tensor([len(set(own)) for own in self.texts], dtype=torch.float64)
+        return ODD(num_candidates=num_candidates, alpha=self.alpha, **(PLAIN | self.options))
 
 
 def answers_of(
@@ -94,7 +58,8 @@ def answers_of(
         folder.mkdir(parents=True, exist_ok=True)
         texts = draw(pipe, arm, problems, seed)
         write_atomically(file, json.dumps(texts).encode())
-    return Answers.of(problems, json.loads(file.read_bytes()))
+    texts = json.loads(file.read_bytes())
+    return Answers(problems, texts, check(problems, texts))
 
 
 def draw(pipe: Any, arm: Arm, problems: Sequence[Problem], seed: int) -> list[list[str]]:

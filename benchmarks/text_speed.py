@@ -27,9 +27,9 @@ from benchmarks.text_models import SIZES, random_pipeline, random_prompt
 from gensift.zoo.countdown.split import test_problems
 from samplers.text.decode import TextDecode
 
-GEN_LENGTH, BLOCK = 64, 16
+GEN_LENGTH, BLOCK = 48, 16
 THRESHOLD = 0.9
-ROWS = 2
+ROWS = 1
 FAST = ", threshold"
 EQUAL = 0.97
 """Share of a speed that counts as the same one."""

@@ -5,7 +5,9 @@ python docs/tables.py --check   fails if one is out of date
 
 Kinds: `options ttsnap` (options of a sampler), `cli generate` (command line options),
 `benchmark ttsnap` (a published benchmark), `caches ablation` (a part of the cache benchmark),
-`scales searches` (a part of the benchmark of next-scale searches).
+`scales searches` (a part of the benchmark of next-scale searches), `answers pass16`,
+`answers order` (parts of the benchmark of diverse answers), `decoding zoo` (a model in that of text
+decoding).
 """
 
 from __future__ import annotations
@@ -140,12 +142,78 @@ def _over(gain: Any, row: Any) -> str:
     return f"{gain['reward']:+.3f} ({low:+.3f} to {high:+.3f}), best of {count}"
 
 
+def answers(part: str) -> str:
+    """The benchmark of diverse answers: pass@16 by strength and temperature, or rows of a part."""
+    found = json.loads((DOCS / "benchmarks" / "odd.json").read_text())
+    if part == "grid":
+        return _pass_at_16([row for row in found["rows"] if row["part"] == "grid"])
+    rows = found[part] if part in found else [r for r in found["rows"] if r["part"] == part]
+    lines = [
+        [
+            row["name"],
+            *(f"{100 * row[f'pass_at_{k}']['mean']:.1f}" for k in (1, 4, 8, 16)),
+            _points(row["gain_in_pass_at_16"]),
+            f"{100 * row['share_right']:.1f}",
+            f"{row['true_solutions']['mean']:.2f}",
+            f"{row['different']['mean']:.1f}",
+        ]
+        for row in rows
+    ]
+    passes = [f"pass@{k}, %" for k in (1, 4, 8, 16)]
+    return table(
+        ["setting", *passes, "gain in pass@16", "right of all, %", "true solutions", "different"],
+        lines,
+    )
+
+
+def _pass_at_16(rows: Sequence[Any]) -> str:
+    temperatures = sorted({row["temperature"] for row in rows})
+    by_key = {(row["alpha"], row["temperature"]): row for row in rows}
+    lines = [
+        [
+            "plain" if alpha == 0 else f"ODD, alpha {alpha:g}",
+            *(
+                f"{100 * by_key[alpha, t]['pass_at_16']['mean']:.1f}"
+                + (f" ({_points(by_key[alpha, t]['gain_in_pass_at_16'])})" if alpha else "")
+                for t in temperatures
+            ),
+        ]
+        for alpha in sorted({row["alpha"] for row in rows})
+    ]
+    return table(["pass@16, %", *(f"T = {t:g}" for t in temperatures)], lines)
+
+
+def _points(found: Any) -> str:
+    return f"{100 * found['mean']:+.1f}, {100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
+
+
+def decoding(model: str) -> str:
+    """Rows of the benchmark of text decoding, of the zoo's model or that of random weights."""
+    models = json.loads((DOCS / "benchmarks" / "text_speed.json").read_text())["models"]
+    rows = models["countdown-llada"] if model == "zoo" else list(models.values())[1]
+    lines = [
+        [
+            row["name"],
+            f"{row['forward_passes_per_text']:.1f}",
+            f"{row['positions_computed_per_text']:,.0f}",
+            f"{row['response_tokens_per_second']:,.1f}",
+            f"{100 * row['agreement']:.1f}",
+            f"{100 * row['agreement_with_no_cache']:.1f}",
+        ]
+        for row in rows
+    ]
+    work = ["forward passes", "positions computed", "response tokens/s"]
+    return table(["setting", *work, "agreement, %", "with one token per step, %"], lines)
+
+
 KINDS: dict[str, Callable[[str], str]] = {
     "options": options,
     "cli": cli,
     "benchmark": benchmark,
     "caches": caches,
     "scales": scales,
+    "answers": answers,
+    "decoding": decoding,
 }
 
 
