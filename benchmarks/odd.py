@@ -105,9 +105,11 @@ def _interval(found: Any) -> dict[str, float]:
 
 def measured(
     pipe: Any, arms: Sequence[Arm], problems: Sequence[Problem], seeds: Sequence[int], folder: Path
-) -> dict[Arm, list[Answers]]:
-    """Answers of every arm, per seed."""
-    return {arm: [answers_of(pipe, arm, problems, seed, folder) for seed in seeds] for arm in arms}
+) -> dict[str, list[Answers]]:
+    """Answers of every arm by its name, per seed."""
+    return {
+        arm.name: [answers_of(pipe, arm, problems, seed, folder) for seed in seeds] for arm in arms
+    }
 
 
 def choose(answers: Mapping[str, list[Answers]], allowed: Sequence[Arm]) -> Arm:
@@ -200,10 +202,7 @@ def main() -> None:
     )
     if arguments.only:
         return
-    found = report(
-        {arm.name: answers for arm, answers in test.items()},
-        {arm.name: answers for arm, answers in validation.items()},
-    )
+    found = report(test, validation)
     plot(found["rows"])
     whole: Any = gensift.load_pipeline(arguments.model, device="cpu")
     publish("odd", {"dtype": dtype, **found, "overhead": overhead(whole)})
