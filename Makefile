@@ -47,6 +47,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.tts_var
 	$(BIN)/python -m benchmarks.next_scale_speed
+	$(BIN)/python -m benchmarks.odd
+	$(BIN)/python -m benchmarks.text_speed
 
 clean:
 	rm -rf outputs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -186,7 +186,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown sampler": (("--sampler", "ttsnip", "--prompt", "a"), "error: 'ttsnip' is not a"),
     "only one process fails": (
         ("--prompt", "a red circle", "-n", "2", "--steps", "2", "--reward", "moody:score"),
-        "error: Reward 'score' returned float32 (7,) for 1 images",
+        "error: Reward 'score' returned float32 (7,) for 1 samples",
     ),
 }
 
