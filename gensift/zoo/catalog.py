@@ -52,6 +52,13 @@ ZOO: dict[str, ZooEntry] = {
             evaluate="gensift.zoo.evaluation.shapes_infinity:evaluate",
         ),
         ZooEntry(
+            name="countdown-llada",
+            family="LLaDAPipeline",
+            task="three numbers and a target -> arithmetic expression",
+            train="gensift.zoo.recipes.countdown_llada:publish",
+            evaluate="gensift.zoo.evaluation.countdown_llada:evaluate",
+        ),
+        ZooEntry(
             name="shapes-clip-noise-aware",
             family="sigma adapter of shapes-clip",
             task="score of an early estimate against a prompt",
