@@ -7,6 +7,7 @@ ids = decoded(pipe, TextDecode(num_candidates=2), PROMPTS, gen_length=8)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -63,21 +64,18 @@ def transformer(layers: int = 2, seed: int = 0, std: float = 0.5, **options: Any
     return randomised(LLaDATransformer(**chosen), seed, std)
 
 
-class Recording(LLaDAPipeline):
-    """Remembers the tokens that it turned into text last."""
-
-    seen: Tensor
-
-    def decode(self, sequences: Tensor) -> list[str]:
-        self.seen = sequences.clone()
-        return super().decode(sequences)
-
-
 def pipeline(
     model: Any = None, *, layers: int = 2, shift_logits: bool = False, words: Any = None
 ) -> Any:
-    pipe: Any = Recording(model or transformer(layers), words or tokenizer(), shift_logits)
+    """A pipeline that remembers as `seen` the tokens that it turned into text last."""
+    pipe: Any = LLaDAPipeline(model or transformer(layers), words or tokenizer(), shift_logits)
     pipe.set_progress_bar_config(disable=True)
+
+    def decode(sequences: Tensor) -> list[str]:
+        pipe.seen = sequences.clone()
+        return LLaDAPipeline.decode(pipe, sequences)
+
+    pipe.decode = decode
     return pipe
 
 
@@ -107,21 +105,27 @@ def padded(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[Ten
     return tokens, is_real
 
 
-class Oracle(nn.Module):
-    """A model without layers whose logits are random but fixed, a hash of the row and position.
+class Stub(nn.Module):
+    """A model without parameters, with what a pipeline asks of one."""
 
-    Every token of a row matters to all its positions, and padding to none.
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(mask_token_id=MASK, eos_token_id=EOS)
+
+
+class Oracle(Stub):
+    """Logits that are random but fixed: every token of a row matters to all its positions.
+
+    Padding matters to none.
     """
 
     def __init__(self, vocabulary: int = len(VOCABULARY), seed: int = 0, scale: float = 3.0):
         super().__init__()
-        self.config = type("Config", (), {"mask_token_id": MASK, "eos_token_id": EOS})()
         self._vocabulary, self._seed, self._scale = vocabulary, seed, scale
         self.rows = 0
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         is_real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -133,7 +137,6 @@ class Oracle(nn.Module):
         return torch.stack(rows)
 
     def _row(self, tokens: Sequence[int], padding: int) -> Tensor:
-        seed = hash((self._seed, *tokens)) % 2**48
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(hash((self._seed, *tokens)) % 2**48)
         logits = self._scale * torch.randn(len(tokens), self._vocabulary, generator=generator)
         return torch.cat([torch.zeros(padding, self._vocabulary), logits])

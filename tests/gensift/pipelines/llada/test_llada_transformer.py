@@ -14,7 +14,9 @@ from gensift.errors import ConfigError
 from gensift.pipelines.llada.layers import rotary_table, rotate
 from gensift.pipelines.llada.transformer import LLaDATransformer
 
-TOKENS = torch.tensor([ids_of("w1 w2 w3 w4 w5") + [MASK] * 4, ids_of("w9 w9 w3 w8 w7") + [MASK] * 4])
+TOKENS = torch.tensor(
+    [ids_of("w1 w2 w3 w4 w5") + [MASK] * 4, ids_of("w9 w9 w3 w8 w7") + [MASK] * 4]
+)
 VARIANTS: dict[str, dict[str, Any]] = {
     "grouped heads": {},
     "a head of its own each": {"n_kv_heads": None},
