@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ END, MASK, EOT = (IDS[token] for token in (published.END, published.MASK, publis
 def model(**options: Any) -> Any:
     ids = {"mask_token_id": MASK, "eos_token_id": END, "pad_token_id": END}
     return transformer(2, vocab_size=len(VOCABULARY), **ids, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collection() -> Iterator[None]:
+    """Reading a shard collects garbage, which takes a second with all that tests import."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
