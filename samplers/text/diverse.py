@@ -30,7 +30,9 @@ class History:
 
     def add(self, prompt: int, step: int, basis: Tensor, *, is_end: bool = False) -> None:
         """Keep the basis of a step; `is_end` after the last one."""
-        if is_end or not self._is_final:
+        if self._is_final and is_end:
+            self._bases[prompt] = {0: basis.cpu()}
+        elif not self._is_final:
             self._bases.setdefault(prompt, {})[step] = basis.cpu()
 
     def at(self, prompt: int, step: int) -> Tensor | None:
@@ -38,9 +40,11 @@ class History:
         bases = self._bases.get(prompt, {})
         if not bases:
             return None
-        if self._is_final:
-            return bases[max(bases)]
         return bases[max((known for known in bases if known <= step), default=min(bases))]
+
+    def later(self, prompt: int, step: int) -> list[int]:
+        """Steps after this one whose basis is known."""
+        return [known for known in self._bases.get(prompt, {}) if known > step]
 
 
 class DiversityProcessor(BatchProcessor):
@@ -78,19 +82,22 @@ class DiversityProcessor(BatchProcessor):
             for owner in dict.fromkeys(owners)
         }
         self._pending: list[tuple[int, int, Tensor]] = []
-        self._steps = self._vocabulary = 0
+        self._steps: dict[int, int] = {}
+        self._vocabulary = 0
 
     def __call__(self, logits: Tensor, step: StepView) -> Tensor:
         """New logits of the living rows."""
         if self._alpha == 0:
             return logits
-        self._steps, self._vocabulary = step.index + 1, logits.shape[-1]
+        self._vocabulary = logits.shape[-1]
         place = {row: at for at, row in enumerate(step.row_ids.tolist())}
         pushed = logits
         for prompt, rows in self._groups.items():
             living = [place[row] for row in rows if row in place]
             if not living:
                 continue
+            # From its last step on a prompt's texts stay as they are, whoever else goes on.
+            self._steps[prompt] = step.index + 1
             candidates = self._candidates(logits, step, rows, place)
             outcome = self._diversify(candidates, self._known(prompt, step.index, logits))
             self._note(prompt, step.index, outcome.basis)
@@ -105,11 +112,13 @@ class DiversityProcessor(BatchProcessor):
         if self._earlier is None or self._batch.is_last or self._alpha == 0:
             return
         for prompt, rows in self._groups.items():
-            ended = self._ended(responses[rows], rows)
-            basis = self._diversify(ended, self._known(prompt, self._steps, responses)).basis
-            self._pending.append((prompt, self._steps, basis))
+            # Earlier batches may have taken more steps, in which these texts push as they ended.
+            for step in (self._steps[prompt], *self._earlier.later(prompt, self._steps[prompt])):
+                ended = self._ended(responses[rows], rows, step)
+                basis = self._diversify(ended, self._known(prompt, step, responses)).basis
+                self._pending.append((prompt, step, basis))
         for prompt, step, basis in self._pending:
-            self._earlier.add(prompt, step, basis, is_end=step == self._steps)
+            self._earlier.add(prompt, step, basis, is_end=step == self._steps[prompt])
 
     def _known(self, prompt: int, step: int, like: Tensor) -> Tensor | None:
         basis = None if self._earlier is None else self._earlier.at(prompt, step)
@@ -142,7 +151,7 @@ class DiversityProcessor(BatchProcessor):
     def _is_all(at: Tensor, count: int) -> bool:
         return at.tolist() == list(range(count))
 
-    def _ended(self, responses: Tensor, rows: Sequence[int]) -> Candidates:
+    def _ended(self, responses: Tensor, rows: Sequence[int], step: int) -> Candidates:
         """The rows of a prompt when all have ended."""
         count = len(responses)
         nothing = torch.zeros(count, 0, dtype=torch.long, device=responses.device)
@@ -154,5 +163,5 @@ class DiversityProcessor(BatchProcessor):
             is_committed=torch.ones_like(responses, dtype=torch.bool),
             strength=torch.zeros(count, device=responses.device),
             seeds=[self._batch.rows.seeds[row] for row in rows],
-            step=self._steps,
+            step=step,
         )

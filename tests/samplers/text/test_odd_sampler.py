@@ -87,15 +87,39 @@ def test_batches_with_history_are_one_batch(name: str, most: int) -> None:
     assert torch.equal(run(pipe, {**own, "max_rows": most}, call), whole)
 
 
-@pytest.mark.parametrize("most", [2, 3, 5])
-@pytest.mark.parametrize("seed", range(6))
-def test_batches_are_one_batch_when_texts_end_at_different_steps(seed: int, most: int) -> None:
-    """Rows of a prompt may all have ended while those of another one in their batch go on."""
-    pipe = pipeline(Oracle(vocabulary=8, seed=seed))
-    call = {"num_inference_steps": 10, "threshold": 0.5}
-    whole = run(pipe, {}, call)
+@pytest.mark.parametrize("block", [None, 2])
+@pytest.mark.parametrize("seed", [11, 13, 21, 35, 38, 49])
+def test_batches_are_one_batch_when_texts_end_at_different_steps(
+    seed: int, block: int | None
+) -> None:
+    """Rows of a prompt may have ended while those of another one in their batch go on.
+
+    An earlier batch may take more steps than a later one, or fewer.
+    """
+    pipe = pipeline(Oracle(vocabulary=8, seed=seed, scale=2.0))
+    call = {"num_inference_steps": 10, "block_length": block}
+    whole = run(pipe, {"alpha": 64.0}, call)
     assert EOS in whole
-    assert torch.equal(run(pipe, {"max_rows": most}, call), whole)
+    for most in (1, 3, 5):
+        assert torch.equal(run(pipe, {"alpha": 64.0, "max_rows": most}, call), whole)
+
+
+def test_the_final_history_knows_all_earlier_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of one row: each begins with one direction per text before it."""
+    sizes: list[tuple[int, int]] = []
+
+    class Counting(Diversifier):
+        def __call__(self, candidates: Candidates, history: Tensor | None = None) -> Diversified:
+            known = 0 if history is None else len(history)
+            sizes.append((candidates.seeds[0], known))
+            return super().__call__(candidates, history)
+
+    monkeypatch.setattr(odd, "Diversifier", Counting)
+    for seed in (35, 38):
+        pipe = pipeline(Oracle(vocabulary=8, seed=seed, scale=2.0))
+        call = {"num_inference_steps": 10, "block_length": 2}
+        run(pipe, {"max_rows": 1, "history": "final"}, call, PROMPTS[:1], SEEDS[:1])
+    assert set(sizes) == {(11, 0), (12, 1), (13, 2), (14, 3)}
 
 
 def test_the_final_history_keeps_batches_apart() -> None:
