@@ -20,6 +20,15 @@ class AttentionRule(Protocol):
 
     is_local: bool
 
+    def start(self, state: DecodingState, first: Tensor) -> Tensor:
+        """Where what may change with the window begins, int64 `(rows,)`, in the sequence.
+
+        Args:
+            state: the rows.
+            first: int64 `(rows,)`, where the window begins in the response.
+        """
+        ...
+
     def mask(self, state: DecodingState, queries: Tensor) -> Tensor | None:
         """True where a query may look, bool `(rows, 1, queries or 1, positions)`; None: everywhere.
 
@@ -34,6 +43,10 @@ class Full:
     """Everyone looks at everything but padding."""
 
     is_local = False
+
+    def start(self, state: DecodingState, first: Tensor) -> Tensor:
+        """Everything sees the window."""
+        return torch.zeros_like(first)
 
     def mask(self, state: DecodingState, queries: Tensor) -> Tensor | None:
         """Padding is hidden, where there is any."""
@@ -54,6 +67,11 @@ class BlockCausal:
     def __init__(self, length: int) -> None:
         self._length = length
 
+    def start(self, state: DecodingState, first: Tensor) -> Tensor:
+        """With the block, which may begin in the prompt."""
+        inside = (state.prompt_sizes + first) % self._length
+        return state.prompt_length + first - inside
+
     def mask(self, state: DecodingState, queries: Tensor) -> Tensor:
         """Keys of the same block or an earlier one."""
         block = (state.is_real.long().cumsum(1) - 1).div(self._length, rounding_mode="floor")
@@ -68,6 +86,10 @@ class ContextCausal:
     """
 
     is_local = True
+
+    def start(self, state: DecodingState, first: Tensor) -> Tensor:
+        """With the window: nothing before it sees it."""
+        return state.prompt_length + first
 
     def mask(self, state: DecodingState, queries: Tensor) -> Tensor:
         """Keys before the query and, in the window, up to its end."""

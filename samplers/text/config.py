@@ -86,16 +86,20 @@ class TextDecodeConfig:
         """Combinations that mean nothing, one phrase each."""
         has_blocks = self.window != "sliding"
         if self.kv in ("prefix", "dual") and not has_blocks:
-            yield f"`kv` {self.kv} begins anew with every block, and window=sliding has none; take "
-            "window=blocks, or kv=elastic"
+            yield (
+                f"`kv` {self.kv} begins anew with every block, and window=sliding has none; take "
+                "window=blocks, or kv=elastic"
+            )
         if self.attention != "full" and self.window != "blocks":
             yield f"`attention` {self.attention} needs window=blocks"
         if self.attention != "full" and self.kv == "elastic":
             yield f"`attention` {self.attention} goes with kv none, prefix or dual, not elastic"
         is_share = self.confidence in ("probability", "margin")
         if self.commit in ("threshold", "factor", "threshold-or-quota") and not is_share:
-            yield f"`commit` {self.commit} compares probabilities; take confidence=probability or "
-            f"margin, not {self.confidence}"
+            yield (
+                f"`commit` {self.commit} compares probabilities; take confidence=probability or "
+                f"margin, not {self.confidence}"
+            )
         if (
             None not in (self.num_outputs, self.num_candidates)
             and self.num_outputs > self.num_candidates  # type: ignore[operator]

@@ -30,7 +30,9 @@ class History:
 
     def add(self, prompt: int, step: int, basis: Tensor, *, is_end: bool = False) -> None:
         """Keep the basis of a step; `is_end` after the last one."""
-        if is_end or not self._is_final:
+        if self._is_final and is_end:
+            self._bases[prompt] = {0: basis.cpu()}
+        elif not self._is_final:
             self._bases.setdefault(prompt, {})[step] = basis.cpu()
 
     def at(self, prompt: int, step: int) -> Tensor | None:
@@ -38,9 +40,11 @@ class History:
         bases = self._bases.get(prompt, {})
         if not bases:
             return None
-        if self._is_final:
-            return bases[max(bases)]
         return bases[max((known for known in bases if known <= step), default=min(bases))]
+
+    def later(self, prompt: int, step: int) -> list[int]:
+        """Steps after this one whose basis is known."""
+        return [known for known in self._bases.get(prompt, {}) if known > step]
 
 
 class DiversityProcessor(BatchProcessor):
@@ -74,20 +78,24 @@ class DiversityProcessor(BatchProcessor):
         self._mask_token_id = mask_token_id
         self._groups = _groups(batch.rows.prompt_of_row)
         self._pending: list[tuple[int, int, Tensor]] = []
-        self._steps = self._vocabulary = 0
+        self._steps: dict[int, int] = {}
+        self._vocabulary = 0
 
     def __call__(self, logits: Tensor, step: StepView) -> Tensor:
         """New logits of the living rows."""
         if self._alpha == 0:
             return logits
-        self._steps, self._vocabulary = step.index + 1, logits.shape[-1]
+        self._vocabulary = logits.shape[-1]
         place = torch.full((len(self._batch.rows),), -1, device=logits.device)
         place[step.row_ids] = torch.arange(len(logits), device=logits.device)
         pushed = logits.clone() if len(self._groups) > 1 else logits
         for prompts, members in self._groups:
             at = place[members.to(logits.device)]
-            if bool((at >= 0).any()):
-                pushed = self._push(logits, pushed, step, prompts, members, at)
+            goes_on = (at >= 0).any(1)
+            if bool(goes_on.any()):
+                chosen = [prompts[index] for index in goes_on.nonzero()[:, 0].tolist()]
+                some = members[goes_on.cpu()]
+                pushed = self._push(logits, pushed, step, chosen, some, at[goes_on])
         return pushed
 
     def _push(
@@ -107,6 +115,8 @@ class DiversityProcessor(BatchProcessor):
             [self._known(prompt, step.index, logits) for prompt in prompts],
         )
         for prompt, outcome in zip(prompts, outcomes, strict=True):
+            # From its last step on a prompt's texts stay as they are, whoever else goes on.
+            self._steps[prompt] = step.index + 1
             self._note(prompt, step.index, outcome.basis)
         found = [outcome.logits for outcome in outcomes]
         if _is_all(at, logits):
@@ -122,11 +132,9 @@ class DiversityProcessor(BatchProcessor):
             return
         for prompts, members in self._groups:
             for prompt, rows in zip(prompts, members.tolist(), strict=True):
-                ended = self._ended(responses[rows], rows)
-                basis = self._diversify(ended, self._known(prompt, self._steps, responses)).basis
-                self._pending.append((prompt, self._steps, basis))
+                self._pending += self._afterwards(prompt, rows, responses)
         for prompt, step, basis in self._pending:
-            self._earlier.add(prompt, step, basis, is_end=step == self._steps)
+            self._earlier.add(prompt, step, basis, is_end=step == self._steps[prompt])
 
     def _known(self, prompt: int, step: int, like: Tensor) -> Tensor | None:
         basis = None if self._earlier is None else self._earlier.at(prompt, step)
@@ -159,7 +167,20 @@ class DiversityProcessor(BatchProcessor):
             step=step.index,
         )
 
-    def _ended(self, responses: Tensor, rows: Sequence[int]) -> Candidates:
+    def _afterwards(
+        self, prompt: int, rows: Sequence[int], responses: Tensor
+    ) -> list[tuple[int, int, Tensor]]:
+        """Bases of steps that a prompt's texts did not take: there they push as they ended."""
+        own, earlier = self._steps[prompt], self._earlier
+        found = []
+        # Earlier batches may have taken more steps.
+        for step in (own, *(earlier.later(prompt, own) if earlier is not None else ())):
+            ended = self._ended(responses[rows], rows, step)
+            outcome = self._diversify(ended, self._known(prompt, step, responses))
+            found.append((prompt, step, outcome.basis))
+        return found
+
+    def _ended(self, responses: Tensor, rows: Sequence[int], step: int) -> Candidates:
         """The rows of a prompt when all have ended."""
         count = len(responses)
         nothing = torch.zeros(count, 0, dtype=torch.long, device=responses.device)
@@ -171,7 +192,7 @@ class DiversityProcessor(BatchProcessor):
             is_committed=torch.ones_like(responses, dtype=torch.bool),
             strength=torch.zeros(count, device=responses.device),
             seeds=[self._batch.rows.seeds[row] for row in rows],
-            step=self._steps,
+            step=step,
         )
 
 

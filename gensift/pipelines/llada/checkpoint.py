@@ -93,7 +93,10 @@ def _files(folder: Path) -> list[Path]:
     index = folder / INDEX
     names: Iterable[str] = [SINGLE]
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{index} tells no files ({error!r}); fetch it again.") from error
     files = [folder / name for name in names]
     for file in files:
         if not file.is_file():

@@ -86,10 +86,11 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end a text: end of sequence and, for chat models, end of turn."""
-        tokenizer, found = self.tokenizer, _token_id(self.transformer, "eos_token_id")
-        ids = [found, getattr(tokenizer, "eos_token_id", None)]
-        if END_OF_TURN in getattr(tokenizer, "all_special_tokens", ()):
-            ids.append(tokenizer.convert_tokens_to_ids(END_OF_TURN))
+        ids = (
+            _token_id(self.transformer, "eos_token_id"),
+            getattr(self.tokenizer, "eos_token_id", None),
+            _special_tokens(self.tokenizer).get(END_OF_TURN),
+        )
         return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
 
     @property
@@ -97,7 +98,8 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
         """All tokens that are no text: those that end it, the mask, padding and the like."""
         known = (_token_id(self.transformer, "pad_token_id"), self.mask_token_id)
         listed = getattr(self.tokenizer, "all_special_ids", ())
-        ids = (*self.stop_ids, *(i for i in known if i is not None), *listed)
+        marked = _special_tokens(self.tokenizer).values()
+        ids = (*self.stop_ids, *(i for i in known if i is not None), *listed, *marked)
         return tuple(dict.fromkeys(map(int, ids)))
 
     @property
@@ -331,6 +333,12 @@ def row_generators(
         return [generator]
     seeds = torch.randint(2**48, (rows,), generator=generator)
     return make_generators(seeds.tolist())
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, int]:
+    """Added tokens that are marked as special: published files name the end of turn only there."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {token.content: index for index, token in added.items() if token.special}
 
 
 def _token_id(model: Any, name: str) -> int | None:

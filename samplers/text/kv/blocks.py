@@ -59,14 +59,15 @@ class BlockCache:
         """First and one past the last position in the sequence that each row computes."""
         state = request.state
         length = state.tokens.shape[1]
-        first, end, previous = (
-            state.prompt_length + edge for edge in (state.first, state.end, state.previous)
-        )
+        first, end = (state.prompt_length + edge for edge in (state.first, state.end))
         whole = torch.full_like(first, length)
         sees_behind = not self._attention.is_local
+        if not sees_behind:
+            first = self._attention.start(state, state.first)
+        previous = self._attention.start(state, state.previous)
         # Nothing is kept of a row before its first block.
         is_new = state.previous == state.first
-        opened_from = torch.zeros_like(first) if sees_behind else previous.masked_fill(is_new, 0)
+        opened_from = previous.masked_fill(is_new, 0)
         begin = torch.where(request.is_opened, opened_from, first) - self._lead
         end_opened = whole if sees_behind else end
         end_later = end if self._is_dual or not sees_behind else whole

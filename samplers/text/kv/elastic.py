@@ -158,9 +158,15 @@ class ElasticCache:
         before = self._weights(store, number, group.rows, watched, request)
         self._run(store, number, group, request)
         now = self._weights(store, number, group.rows, watched, request)
-        along = {"heads": 1, "keys": -1}[self._config.drift_axis]
-        similarity = cosine_similarity(before, now, dim=along).flatten(1).mean(1)
-        return similarity < self._config.gamma
+        return self._similarity(before, now, request.state.is_real[group.rows]) < self._config.gamma
+
+    def _similarity(self, before: Tensor, now: Tensor, is_real: Tensor) -> Tensor:
+        """Mean cosine of attention, float32 `(n,)`; padding, which nobody looks at, has no part."""
+        if self._config.drift_axis == "keys":
+            return cosine_similarity(before, now, dim=-1).flatten(1).mean(1)
+        by_key = cosine_similarity(before, now, dim=1).mean(1)
+        mean: Tensor = (by_key * is_real).sum(1) / is_real.sum(1)
+        return mean
 
     def _run(
         self, store: PositionStore, number: int, group: _Group | None, request: Request
@@ -199,7 +205,9 @@ class ElasticCache:
         is_settled = state.is_real.clone()
         is_settled[:, state.prompt_length :] &= ~state.is_masked
         count = min(self._config.track, attention.shape[1])
-        chosen = attention.masked_fill(~is_settled, 0).topk(count, dim=1).indices
+        chosen = attention.masked_fill(~is_settled, -1).topk(count, dim=1).indices
+        # With fewer settled tokens than are to be watched, the first one counts several times.
+        chosen = torch.where(is_settled.gather(1, chosen), chosen, chosen[:, :1])
         if number not in self._tracked:
             self._tracked[number] = torch.zeros(
                 (len(request.state), count), dtype=torch.long, device=chosen.device
