@@ -97,7 +97,7 @@ class Diversifier:
         if not fits_together(self.config, candidates):
             return [
                 self(prompt, history)
-                for prompt, history in zip(_apart(candidates, seeds), histories, strict=True)
+                for prompt, history in zip(apart(candidates, seeds), histories, strict=True)
             ]
         known = _stacked([self._start(candidates, history) for history in histories])
         protected = self._protected.to(candidates.logits.device)
@@ -115,8 +115,8 @@ class Diversifier:
         return logits.new_zeros(0, copies * dimension, dtype=torch.float32)
 
 
-def _apart(candidates: Candidates, seeds: Sequence[Sequence[int]]) -> Iterator[Candidates]:
-    """Candidates of one prompt each."""
+def apart(candidates: Candidates, seeds: Sequence[Sequence[int]]) -> Iterator[Candidates]:
+    """Candidates of one prompt each, out of such as `of_prompts` takes."""
     for index, own in enumerate(seeds):
         yield Candidates(
             logits=candidates.logits[index],

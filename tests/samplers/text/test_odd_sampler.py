@@ -15,7 +15,7 @@ from samplers.text import odd
 from samplers.text.call import Batch, BatchProcessor
 from samplers.text.decode import TextDecode
 from samplers.text.diversity.candidates import Candidates, Diversified
-from samplers.text.diversity.diversify import Diversifier
+from samplers.text.diversity.diversify import Diversifier, apart
 from samplers.text.engine import StepView
 from samplers.text.odd import ODD
 
@@ -104,11 +104,21 @@ def test_batches_are_one_batch_when_texts_end_at_different_steps(
         assert torch.equal(run(pipe, {"alpha": 64.0, "max_rows": most}, call), whole)
 
 
+class PromptByPrompt(Diversifier):
+    """The true one, one prompt at a time."""
+
+    def of_prompts(
+        self, candidates: Candidates, seeds: Sequence[Sequence[int]], histories: Sequence[Any]
+    ) -> list[Diversified]:
+        prompts = apart(candidates, seeds)
+        return [self(one, history) for one, history in zip(prompts, histories, strict=True)]
+
+
 def test_the_final_history_knows_all_earlier_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of one row: each begins with one direction per text before it."""
     sizes: list[tuple[int, int]] = []
 
-    class Counting(Diversifier):
+    class Counting(PromptByPrompt):
         def __call__(self, candidates: Candidates, history: Tensor | None = None) -> Diversified:
             known = 0 if history is None else len(history)
             sizes.append((candidates.seeds[0], known))
@@ -165,7 +175,7 @@ def test_texts_differ_more_than_plain_ones() -> None:
 # --- what the diversifier is told -----------------------------------------------------------------
 
 
-class Listening(Diversifier):
+class Listening(PromptByPrompt):
     """The true one, which notes what it was given."""
 
     heard: list[Candidates]
