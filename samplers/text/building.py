@@ -73,6 +73,11 @@ def build_commit(config: TextDecodeConfig, settings: DecodingSettings) -> Commit
         raise ConfigError(
             f"commit={name} needs a threshold; give it with the call, such as threshold=0.9."
         )
+    if name == "threshold" and config.confidence in ("entropy", "random"):
+        raise ConfigError(
+            f"`threshold` is compared with probabilities; take confidence=probability or margin, "
+            f"not {config.confidence}."
+        )
     if name in ("quota", "factor") and threshold is not None:
         raise ConfigError(f"commit={name} takes no threshold; leave {threshold} out.")
     if name == "factor":

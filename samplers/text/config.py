@@ -9,6 +9,8 @@ from typing import Literal
 from gensift.config import check, option
 from samplers.text.kv.elastic import ElasticConfig
 
+Confidence = Literal["probability", "margin", "entropy", "random"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaBlockConfig:
@@ -63,7 +65,7 @@ class TextDecodeConfig:
         "threshold where the call gives one, else quota",
     )
     factor: float = option(1.0, minimum=0, help="of commit=factor; more settles more per step")
-    confidence: Literal["probability", "margin", "entropy", "random"] = option(
+    confidence: Confidence = option(
         "probability",
         choices=("probability", "margin", "entropy", "random"),
         help="which tokens are settled first",

@@ -100,7 +100,7 @@ class TextDecode:
         """Texts per prompt."""
         return self.config.num_candidates or max(DEFAULT_CANDIDATES, self.config.num_outputs or 0)
 
-    def settings(self, pipeline: Any, arguments: dict[str, Any]) -> DecodingSettings:
+    def settings(self, pipeline: Any, arguments: Mapping[str, Any]) -> DecodingSettings:
         """Options of the plain call, out of all `arguments`.
 
         Raises:

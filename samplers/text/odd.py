@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -12,17 +12,40 @@ from gensift.config import option
 from gensift.errors import UnsupportedPipelineError
 from gensift.pipelines.llada.settings import DecodingSettings
 from samplers.text.call import Batch, BatchProcessor, ProcessorsOfBatch
-from samplers.text.config import TextDecodeConfig
+from samplers.text.config import Confidence, TextDecodeConfig
 from samplers.text.decode import TextDecode
 from samplers.text.diverse import DiversityProcessor, History
 from samplers.text.diversity.config import DiversityConfig
 from samplers.text.diversity.diversify import Diversifier
+
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "tuned": {"alpha": 8.0, "confidence": "probability"},
+    "published": {"alpha": 16.0, "confidence": "probability"},
+}
+"""What options are that are left out; tuned on the validation problems of `benchmarks.odd`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ODDConfig(TextDecodeConfig, DiversityConfig):
     """Options of `odd`: those of diversity, and those of decoding."""
 
+    setting: Literal["tuned", "published"] = option(
+        "tuned",
+        choices=("tuned", "published"),
+        help="what alpha and confidence are when left out: the best on held-out problems of "
+        "countdown-llada, or those of the paper",
+    )
+    alpha: float | None = option(  # type: ignore[assignment]
+        None,
+        minimum=0,
+        help="strength at the start of decoding: L2 norm of a sample's largest change of the "
+        "logits of one position; it falls to 0 as decoding goes on; by default that of setting",
+    )
+    confidence: Confidence | None = option(  # type: ignore[assignment]
+        None,
+        choices=("probability", "margin", "entropy", "random"),
+        help="which tokens are settled first; by default that of setting",
+    )
     confidence_source: Literal["pushed", "clean"] = option(
         "pushed",
         choices=("pushed", "clean"),
@@ -39,8 +62,18 @@ class ODDConfig(TextDecodeConfig, DiversityConfig):
 
     def problems(self) -> Iterator[str]:
         """Combinations that mean nothing."""
-        yield from TextDecodeConfig.problems(self)
         yield from DiversityConfig.problems(self)
+        if self.confidence is not None:
+            yield from TextDecodeConfig.problems(self)
+
+    def settled(self) -> Self:
+        """The same with nothing left out."""
+        left = {
+            name: value
+            for name, value in SETTINGS[self.setting].items()
+            if getattr(self, name) is None
+        }
+        return replace(self, **left)
 
 
 class ODD(TextDecode):
@@ -53,6 +86,15 @@ class ODD(TextDecode):
     name: ClassVar[str] = "odd"
     config_class: ClassVar[type[TextDecodeConfig]] = ODDConfig
     config: ODDConfig
+
+    def __init__(self, reward: Any = None, config: Any = None, **options: Any) -> None:
+        """See `TextDecode`."""
+        super().__init__(reward, config, **options)
+        self.config = self.config.settled()
+
+    def settings(self, pipeline: Any, arguments: Mapping[str, Any]) -> DecodingSettings:
+        """Options of the plain call; without a temperature texts are sampled at 1."""
+        return super().settings(pipeline, {"temperature": 1.0, **arguments})
 
     @property
     def is_clean(self) -> bool:
@@ -72,7 +114,7 @@ class ODD(TextDecode):
         mask = pipeline.mask_token_id
 
         def processors(batch: Batch) -> list[BatchProcessor]:
-            if config.strategy == "none" or config.alpha == 0:
+            if config.strategy == "none" or not config.alpha:
                 return []
             return [DiversityProcessor(diversifier, config.alpha, batch, history, mask)]
 
