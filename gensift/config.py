@@ -116,6 +116,19 @@ def from_dict(cls: type[Config], mapping: Mapping[str, Any]) -> Config:
     return cls(**values)
 
 
+def ready_or_fields(cls: type[Config], config: Config | None, fields: Mapping[str, Any]) -> Config:
+    """A config that is given ready, or its fields.
+
+    Raises:
+        ConfigError: both are given, or a field is unknown or out of range.
+    """
+    if config is None:
+        return from_dict(cls, fields)
+    if fields:
+        raise ConfigError("Both `config` and single options were given; give one of them.")
+    return config
+
+
 def _converted(name: str, value: Any, annotation: Any) -> tuple[Any, list[str]]:
     try:
         return convert(value, annotation, from_dict), []

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gensift.config import check, from_dict, option, to_dict
+from gensift.config import check, option, ready_or_fields, to_dict
 from gensift.cost import Cost
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from gensift.pipelines.loading import call_defaults
@@ -111,9 +111,7 @@ class NextScaleSearch:
         Raises:
             ConfigError: an option is unknown or out of range, or both ways are used.
         """
-        if config is not None and options:
-            raise ConfigError("Both `config` and single options were given; give one of them.")
-        self.config = config or from_dict(self.config_class, options)
+        self.config = ready_or_fields(self.config_class, config, options)
         self.reward = check_reward(reward)
         self.keep_previews = keep_previews
         self.embed = embed

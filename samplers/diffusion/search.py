@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from gensift.config import check, from_dict, option, to_dict
+from gensift.config import check, option, ready_or_fields, to_dict
 from gensift.cost import Cost
 from gensift.denoising.modules import family_of_pipeline
 from gensift.denoising.prediction import check_scheduler
@@ -148,9 +148,7 @@ class DiffusionSearch:
                 f"{type(self).__name__} cannot share the candidates of a prompt among "
                 f"{exchange.size} processes; give each process prompts of its own."
             )
-        if config is not None and options:
-            raise ConfigError("Both `config` and single options were given; give one of them.")
-        self.config = config or from_dict(self.config_class, options)
+        self.config = ready_or_fields(self.config_class, config, options)
         self.reward = check_reward(reward)
         self.keep_previews = keep_previews
         self.exchange = exchange

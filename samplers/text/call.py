@@ -29,6 +29,7 @@ from samplers.text.building import (
 from samplers.text.confidence import CONFIDENCES
 from samplers.text.denoiser import Denoiser
 from samplers.text.engine import LogitsProcessor, Policies, StepView, TextRun
+from samplers.text.kv.protocol import Work
 from samplers.text.state import DecodingState
 
 if TYPE_CHECKING:
@@ -117,10 +118,7 @@ class TextCall:
     progress: Progress | None
     on_step: Callable[[Watched], None] | None
     _stopwatch: Stopwatch = field(default_factory=Stopwatch)
-    _nfe: int = 0
-    _calls: int = 0
-    _computed: float = 0.0
-    _reused: float = 0.0
+    _work: Work = field(default_factory=Work)
 
     def run(self) -> SamplerOutput:
         """Decode all batches, judge, and put the results together."""
@@ -179,10 +177,7 @@ class TextCall:
         responses = run.run()
         for processor in processors:
             processor.finish(responses)
-        self._nfe += policy.work.rows
-        self._calls += policy.work.calls
-        self._computed += policy.work.computed
-        self._reused += policy.work.reused
+        self._work.add(policy.work)
         return responses
 
     def _show(self, batch: Batch, step: StepView) -> None:
@@ -260,10 +255,10 @@ class TextCall:
 
     def _cost(self) -> Cost:
         return Cost(
-            nfe=self._nfe,
-            denoiser_calls=self._calls,
-            tokens=round(self._computed),
-            cache_hits=round(self._reused),
+            nfe=self._work.rows,
+            denoiser_calls=self._work.calls,
+            tokens=round(self._work.computed),
+            cache_hits=round(self._work.reused),
             reward_calls=dict.fromkeys(reward_parts(self.sampler.reward), len(self.rows)),
             seconds=self._stopwatch.seconds,
             peak_memory_mib=peak_memory_mib(device_of(self.pipeline)),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from gensift.config import from_dict, to_dict
+from gensift.config import from_dict, ready_or_fields, to_dict
 from gensift.cost import Cost
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from gensift.pipelines.llada.pipeline import LLaDAPipeline
@@ -85,9 +85,7 @@ class TextDecode:
         Raises:
             ConfigError: an option is unknown or out of range, or both ways are used.
         """
-        if config is not None and options:
-            raise ConfigError("Both `config` and single options were given; give one of them.")
-        self.config = config or from_dict(self.config_class, options)
+        self.config = ready_or_fields(self.config_class, config, options)
         self.reward = check_reward(reward)
 
     @property

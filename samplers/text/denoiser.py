@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,11 +36,6 @@ class Denoiser:
     def branches(self) -> int:
         """Rows of the model per row of text."""
         return 1 if self._scale == 1 else 2
-
-    @property
-    def work(self) -> Any:
-        """What was spent so far; see `Work`."""
-        return self._policy.work
 
     def logits(self, state: DecodingState, is_opened: Tensor, columns: Columns) -> Tensor:
         """Logits `(rows, width, vocabulary)` at `columns`, counted in the sequence."""

@@ -85,7 +85,6 @@ class TextRun:
         stop_ids: tokens that end a text; none to write every row to its full length.
         on_step: told after each step.
         responses: int64 `(all rows, gen_length)`, as they stand.
-        committed: tokens settled so far.
     """
 
     denoiser: Denoiser
@@ -96,7 +95,6 @@ class TextRun:
     stop_ids: Sequence[int] = ()
     on_step: Callable[[StepView], None] = lambda step: None
     responses: Tensor = field(init=False)
-    committed: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.responses = self.state.response.clone()
@@ -209,4 +207,3 @@ class TextRun:
         position = proposal.position[row, slot]
         state.response[row, position] = proposal.tokens[row, slot]
         state.changed[row, position + state.prompt_length] = True
-        self.committed += len(row)

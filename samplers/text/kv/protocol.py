@@ -62,6 +62,13 @@ class Work:
     computed: float = 0.0
     reused: float = 0.0
 
+    def add(self, other: Work) -> None:
+        """Count what another policy has spent, too."""
+        self.rows += other.rows
+        self.calls += other.calls
+        self.computed += other.computed
+        self.reused += other.reused
+
 
 @dataclass(frozen=True)
 class Request:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gensift.errors import UnsupportedPipelineError
@@ -52,7 +53,7 @@ class Uncached:
 
     def _layered(self, request: Request) -> Tensor:
         state = request.state
-        everywhere = position_ids(state).new_tensor(range(state.tokens.shape[1]))
+        everywhere = torch.arange(state.tokens.shape[1], device=state.tokens.device)
         mask = self._attention.mask(state, everywhere.expand_as(state.tokens))
         hidden, rotary = self._model.embed(state.tokens), self._model.rotary(position_ids(state))
         for layer in self._model.layers:
