@@ -128,7 +128,7 @@ def check(sampler: Any, pipe: Any, prompts: list[str], call: dict[str, Any], row
 
 
 @pytest.mark.parametrize("name", PIPES)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=35, deadline=None, derandomize=True)
 @given(
     prompts=st.lists(PROMPT, min_size=1, max_size=3),
     config=CONFIGS,
@@ -146,7 +146,7 @@ def test_every_combination_ends(
 
 
 @pytest.mark.parametrize("name", ["oracle", "short", "shifted layers"])
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     prompts=st.lists(PROMPT, min_size=1, max_size=2),
     config=CONFIGS,
