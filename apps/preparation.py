@@ -112,10 +112,12 @@ def prepare(
     cache = None if options.cache is None else put_on_cache(pipeline, options.cache)
     named = ("num_inference_steps", guidance)
     sampler_options = to_dict(config)
+    # Micro-batching changes no result, and resuming with less memory must stay possible; but texts
+    # that are kept apart from finished ones depend on which those are.
+    neutral = () if sampler_options.get("history") == "final" else ("max_rows",)
     decisive = {
         "sampler": options.sampler,
-        # Micro-batching changes no result, and resuming with less memory must stay possible.
-        "options": {name: v for name, v in sampler_options.items() if name != "max_rows"},
+        "options": {name: v for name, v in sampler_options.items() if name not in neutral},
         "model": model,
         "rewards": list(reward_names),
         "reward_options": {name: given for name, given in of_rewards.items() if given},

@@ -30,6 +30,7 @@ def outcome_document(job: Job, outcome: Outcome) -> dict[str, Any]:
                 "prompt": line["prompt"],
                 "prompt_index": line["prompt_index"],
                 "winner": line["samples"][0],
+                **({"samples": line["samples"]} if outcome.is_text else {}),
                 "first_reward": line.get("first_reward"),
                 "mean_reward": line.get("mean_reward"),
                 "resumed": line["prompt_index"] in outcome.resumed,

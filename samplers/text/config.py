@@ -96,7 +96,13 @@ class TextDecodeConfig:
             yield f"`attention` {self.attention} needs window=blocks"
         if self.attention != "full" and self.kv == "elastic":
             yield f"`attention` {self.attention} goes with kv none, prefix or dual, not elastic"
-        is_share = self.confidence in ("probability", "margin")
+        # A subclass may leave confidence open until it knows better, and checks again then.
+        is_share = self.confidence in ("probability", "margin", None)
+        if self.window == "adablock" and not is_share:
+            yield (
+                "`window` adablock compares probabilities of delimiters; take "
+                f"confidence=probability or margin, not {self.confidence}"
+            )
         if self.commit in ("threshold", "factor", "threshold-or-quota") and not is_share:
             yield (
                 f"`commit` {self.commit} compares probabilities; take confidence=probability or "

@@ -133,10 +133,7 @@ class TextDecode:
         length = settings.gen_length
         if texts:
             length += _encode(pipeline, texts, arguments).tokens.shape[1]
-        steps = sum(
-            steps_of_span(end - first, settings.gen_length, settings.num_inference_steps)
-            for first, end in settings.blocks()
-        )
+        steps = self._most_steps(settings)
         branches = 1 if settings.guidance_scale == 1 else 2
         rows = count * self.num_candidates
         return TextPlan(
@@ -152,6 +149,16 @@ class TextDecode:
                 tokens=rows * steps * branches * length,
                 reward_calls=dict.fromkeys(reward_parts(self.reward), rows),
             ),
+        )
+
+    def _most_steps(self, settings: DecodingSettings) -> int:
+        """Forward passes that a row takes at most; exact for blocks of fixed length."""
+        has_fixed_blocks = self.config.window == "blocks" and self.config.attention == "full"
+        if not has_fixed_blocks:
+            return settings.gen_length
+        return sum(
+            steps_of_span(end - first, settings.gen_length, settings.num_inference_steps)
+            for first, end in settings.blocks()
         )
 
     @property

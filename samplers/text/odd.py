@@ -13,7 +13,7 @@ from gensift.errors import UnsupportedPipelineError
 from gensift.pipelines.llada.settings import DecodingSettings
 from samplers.text.call import Batch, BatchProcessor, ProcessorsOfBatch
 from samplers.text.config import Confidence, TextDecodeConfig
-from samplers.text.decode import TextDecode
+from samplers.text.decode import DEFAULT_CANDIDATES, TextDecode
 from samplers.text.diverse import DiversityProcessor, History
 from samplers.text.diversity.config import DiversityConfig
 from samplers.text.diversity.diversify import Diversifier
@@ -62,9 +62,14 @@ class ODDConfig(TextDecodeConfig, DiversityConfig):
 
     def problems(self) -> Iterator[str]:
         """Combinations that mean nothing."""
+        yield from TextDecodeConfig.problems(self)
         yield from DiversityConfig.problems(self)
-        if self.confidence is not None:
-            yield from TextDecodeConfig.problems(self)
+        texts = self.num_candidates or DEFAULT_CANDIDATES
+        if self.strategy == "dpp" and (self.max_rows or texts) < texts:
+            yield (
+                f"`strategy` dpp needs all {texts} texts of a prompt in one batch, and `max_rows` "
+                f"is {self.max_rows}; raise it, or take strategy=odd"
+            )
 
     def settled(self) -> Self:
         """The same with nothing left out."""

@@ -220,7 +220,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "words for numbers": (("--call", "temperature=hot"), "`temperature` is 'hot'"),
     "clashing batches": (
         ("-o", "strategy=dpp", "--max-rows", "2"),
-        "'dpp' takes no history of earlier batches",
+        "`strategy` dpp needs all",
     ),
 }
 

@@ -86,7 +86,10 @@ def _options(file: Path) -> dict[str, Any]:
                 f"{file} says {name} = {config[name]!r}; this LLaDA is built for {wanted!r}."
             )
     known = LLaDATransformer._get_init_keys(LLaDATransformer) - {"self"}
-    return {name: config[name] for name in known if name in config}
+    found = {name: config[name] for name in known if name in config}
+    if found.get("mlp_hidden_size", 0) is None:
+        found["mlp_hidden_size"] = config["mlp_ratio"] * config["d_model"]
+    return found
 
 
 def _files(folder: Path) -> list[Path]:

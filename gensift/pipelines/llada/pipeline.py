@@ -86,8 +86,9 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end a text: end of sequence and, for chat models, end of turn."""
+        listed = getattr(getattr(self.transformer, "config", None), "eos_token_id", None)
         ids = (
-            _token_id(self.transformer, "eos_token_id"),
+            *(listed if isinstance(listed, (list, tuple)) else (listed,)),
             getattr(self.tokenizer, "eos_token_id", None),
             _special_tokens(self.tokenizer).get(END_OF_TURN),
         )

@@ -96,10 +96,6 @@ def mended(config: dict[str, Any], call: dict[str, Any], pipe: str) -> None:
         call["threshold"] = 0.4
     if config["commit"] in ("quota", "factor"):
         call["threshold"] = None
-    if config["commit"] in ("factor", "threshold", "threshold-or-quota"):
-        config["confidence"] = {"entropy": "margin", "random": "probability"}.get(
-            config["confidence"], config["confidence"]
-        )
     if config["attention"] != "full":
         config["window"] = "blocks"
         call["block_length"] = call["block_length"] or 3
@@ -108,6 +104,11 @@ def mended(config: dict[str, Any], call: dict[str, Any], pipe: str) -> None:
         config["window"] = "adablock"
     if "layers" not in pipe:
         config["kv"], config["attention"] = "none", "full"
+    compares = config["commit"] == "factor" or config["window"] == "adablock"
+    if compares or call["threshold"] is not None:
+        config["confidence"] = {"entropy": "margin", "random": "probability"}.get(
+            config["confidence"], config["confidence"]
+        )
 
 
 def check(sampler: Any, pipe: Any, prompts: list[str], call: dict[str, Any], rows: int) -> None:
