@@ -26,7 +26,7 @@ generate: setup
 		--num-candidates 16 --output outputs/first
 
 test: setup
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 
 lint: setup
 	$(BIN)/ruff format --check .
