@@ -8,22 +8,18 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ImagePipelineOutput
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from gensift.errors import ConfigError
 from gensift.pipelines.bfm.guided import GuidedVelocity
 from gensift.pipelines.bfm.labels import checked_labels, labels_of_prompts
+from gensift.pipelines.bfm.latents import decode_pictures, first_latents
 from gensift.pipelines.bfm.residency import AHEAD, SegmentResidency
 from gensift.pipelines.bfm.schedule import SegmentSchedule, spread_steps
 from gensift.pipelines.bfm.settings import FeatureMode, SamplingSettings, Solver
 from gensift.pipelines.bfm.solvers import euler_velocity, heun_velocity, stochastic_step
 from gensift.pipelines.bfm.timetable import Timetable
-from gensift.pipelines.next_scale.pipeline import (
-    check_output_type,
-    convert_pictures,
-    rows_of_prompts,
-)
+from gensift.pipelines.next_scale.pipeline import check_output_type, rows_of_prompts
 
 StepEnd = Callable[[Any, int, Any, dict[str, Tensor]], Mapping[str, Tensor] | None]
 
@@ -135,12 +131,14 @@ class BFMPipeline(DiffusionPipeline):  # type: ignore[misc]
         labels = self._labels(prompt, class_labels, num_images_per_prompt)
         schedule = self.schedule(num_inference_steps, steps_per_segment)
         flow = GuidedVelocity(self.transformer, labels, schedule, settings)
-        latents = self._first_latents(len(labels), generator, latents)
+        side, channels = self.default_sample_size, self.transformer.config.in_channels
+        shape = (len(labels), channels, side, side)
+        latents = first_latents(shape, generator, latents, self._execution_device)
         timetable = Timetable(
             self.scheduler, schedule.ending_early() if solver == "sde" else schedule
         )
         latents = self._run(flow, timetable, latents, settings, generator, callback_on_step_end)
-        images = latents if output_type == "latent" else self._pictures(latents, output_type)
+        images = decode_pictures(self.vae, latents, output_type)
         self.maybe_free_model_hooks()
         if not return_dict:
             return (images,)
@@ -247,26 +245,3 @@ class BFMPipeline(DiffusionPipeline):  # type: ignore[misc]
             labels = labels_of_prompts(prompts, self.config.classes)
         rows = [labels[index] for index in rows_of_prompts(len(labels), per_prompt)]
         return torch.tensor(rows, device=self._execution_device)
-
-    def _first_latents(self, rows: int, generator: Any, given: Tensor | None) -> Tensor:
-        side = self.default_sample_size
-        shape = (rows, self.transformer.config.in_channels, side, side)
-        if isinstance(generator, list) and len(generator) != rows:
-            raise ConfigError(
-                f"`generator` has {len(generator)} entries for {rows} pictures; give one for each, "
-                "or one for all."
-            )
-        device = self._execution_device
-        if given is None:
-            # float32 whatever the weights are: a rounded state would round the trajectory.
-            return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)  # type: ignore[no-any-return]
-        if tuple(given.shape) != shape:
-            raise ConfigError(f"`latents` are {tuple(given.shape)}; this call needs {shape}.")
-        return given.to(device, torch.float32)
-
-    def _pictures(self, latents: Tensor, output_type: str) -> Any:
-        config = self.vae.config
-        shift = getattr(config, "shift_factor", None) or 0.0
-        scaled = latents / config.scaling_factor + shift
-        decoded = self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0]
-        return convert_pictures((decoded.float() / 2 + 0.5).clamp(0, 1), output_type)

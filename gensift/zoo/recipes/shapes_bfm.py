@@ -92,9 +92,10 @@ class BlockwiseLoss(nn.Module):
         model = self.transformer
         condition = model.condition(sigma, labels)
         features = model.trunk_features(latents, condition)
-        parts = (part.chunk(SEGMENTS) for part in (latents, condition, features))
+        split = (part.chunk(SEGMENTS) for part in (latents, condition, features))
         found = [
-            model.velocity(*part, segment) for segment, part in enumerate(zip(*parts, strict=True))
+            model.velocity(own, own_condition, own_features, segment)
+            for segment, (own, own_condition, own_features) in enumerate(zip(*split, strict=True))
         ]
         similarity = cosine_similarity(self.projection(features).float(), wanted, dim=-1)
         return mse_loss(torch.cat(found), velocity), -similarity.mean()

@@ -195,6 +195,21 @@ def test_a_callback_may_change_latents(pipe: BFMPipeline) -> None:
         assert torch.equal(one, two)
 
 
+def test_a_row_that_is_replaced_does_not_keep_its_features(
+    pipe: BFMPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As searches do that copy good rows over bad ones, here in the middle of a segment."""
+
+    def copy(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": tensors["latents"][[0, 0, 2]]} if step == 3 else {}
+
+    watched = Watched(pipe, monkeypatch)
+    latents_of(pipe, [0, 1, 2], **SHORT, feature_mode="hold", callback_on_step_end=copy)
+    refreshed = [call.get("refresh") for call in watched.calls]
+    assert [index for index, rows in enumerate(refreshed) if rows is not None] == [4]
+    assert refreshed[4] is not None and refreshed[4].tolist() == [False, True, False] * 2
+
+
 def call_kwargs(seeds: list[int], **options: Any) -> dict[str, Any]:
     labels = [seed % NUM_CLASSES for seed in seeds]
     return {"class_labels": labels, "generator": generators(seeds), **SHORT, **options}
