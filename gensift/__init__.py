@@ -55,6 +55,7 @@ _PUBLIC = {
     "disable_cache": "caches.enable",
     "ERTACacheConfig": "caches.ertacache.config",
     "load_pipeline": "gensift.pipelines.loading",
+    "BFMPipeline": "gensift.pipelines.bfm.pipeline",
     "InfinityPipeline": "gensift.pipelines.infinity.pipeline",
     "LLaDAPipeline": "gensift.pipelines.llada.pipeline",
     "VARPipeline": "gensift.pipelines.var.pipeline",

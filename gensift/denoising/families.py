@@ -221,6 +221,24 @@ _BUILT_IN = (
         components=("transformer", "transformer_2"),
         preview="video-normalized",
     ),
+    # Guidance may be on for some steps only. `features` are those of an earlier step.
+    DenoiserFamily(
+        name="bfm",
+        denoiser_class="BlockwiseTransformer",
+        rows=(
+            "hidden_states",
+            "timestep",
+            "class_labels",
+            "features",
+            "refresh",
+            "residual_weight",
+        ),
+    ),
+    DenoiserFamily(
+        name="sit",
+        denoiser_class="SiTTransformer2DModel",
+        rows=("hidden_states", "timestep", "class_labels"),
+    ),
     DenoiserFamily(
         name="dit",
         denoiser_class="DiTTransformer2DModel",

@@ -20,6 +20,7 @@ PREVIEW_DECODER = "preview_decoder"
 CALL_DEFAULTS = "gensift.json"
 """File in a model folder that holds keyword arguments its pipeline call needs."""
 OWN_PIPELINES = {
+    "BFMPipeline": "gensift.pipelines.bfm.pipeline",
     "InfinityPipeline": "gensift.pipelines.infinity.pipeline",
     "LLaDAPipeline": "gensift.pipelines.llada.pipeline",
     "VARPipeline": "gensift.pipelines.var.pipeline",

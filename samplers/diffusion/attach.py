@@ -303,6 +303,8 @@ _UNEVEN = {
     "denoising_end": (None, 1.0),
     "cfg_truncation": (None, 1.0),
     "skip_guidance_layers": (None,),
+    "guidance_interval": (None,),
+    "solver": (None, "euler"),
 }
 
 

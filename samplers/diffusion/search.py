@@ -278,6 +278,9 @@ class DiffusionSearch:
 def count_steps(call: PipelineCall) -> int:
     """Denoiser calls per candidate and guidance row: the length of the scheduler's loop."""
     arguments = call.arguments
+    if hasattr(call.pipe, "count_steps"):
+        # A pipeline of ours whose arguments say more than the scheduler knows.
+        return int(call.pipe.count_steps(arguments))
     custom = arguments.get("timesteps") or arguments.get("sigmas")
     if custom is not None:
         return len(custom)

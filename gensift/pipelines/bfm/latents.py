@@ -1,0 +1,44 @@
+"""The ends of a run: noise to start from, and pictures of the latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from gensift.errors import ConfigError
+from gensift.pipelines.next_scale.pipeline import convert_pictures
+
+
+def first_latents(
+    shape: tuple[int, ...], generator: Any, given: Tensor | None, device: torch.device
+) -> Tensor:
+    """Standard noise of `shape` `(rows, ...)`, or what was given in its place.
+
+    float32 whatever the weights are: a rounded state would round the trajectory.
+
+    Raises:
+        ConfigError: there is not one generator for each row, or `given` has another shape.
+    """
+    if isinstance(generator, list) and len(generator) != shape[0]:
+        raise ConfigError(
+            f"`generator` has {len(generator)} entries for {shape[0]} pictures; give one for each, "
+            "or one for all."
+        )
+    if given is None:
+        return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)  # type: ignore[no-any-return]
+    if tuple(given.shape) != shape:
+        raise ConfigError(f"`latents` are {tuple(given.shape)}; this call needs {shape}.")
+    return given.to(device, torch.float32)
+
+
+def decode_pictures(vae: Any, latents: Tensor, output_type: str) -> Any:
+    """Pictures of latents as `output_type` says, or the latents themselves for "latent"."""
+    if output_type == "latent":
+        return latents
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    scaled = latents / vae.config.scaling_factor + shift
+    decoded = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+    return convert_pictures((decoded.float() / 2 + 0.5).clamp(0, 1), output_type)

@@ -1,0 +1,214 @@
+"""Recipe of `shapes-bfm`: blockwise flow matching, class to picture.
+
+Stage 1 trains everything but FRN by flow matching, while the trunk's features are drawn towards
+those of `shapes-clip`; stage 2 trains FRN alone, to say how those features change.
+
+Source: Blockwise Flow Matching, arXiv 2510.21167, whose feature encoder is DINOv2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, mse_loss
+
+from gensift.pipelines.bfm.pipeline import BFMPipeline
+from gensift.pipelines.bfm.schedule import uniform_boundaries
+from gensift.pipelines.bfm.transformer import BFMTransformer2DModel
+from gensift.zoo.recipes.flow_batches import (
+    SEED,
+    FlowBatch,
+    build_optimizers,
+    flow_batch,
+    initialise,
+)
+from gensift.zoo.recipes.publishing import publish_pipeline
+from gensift.zoo.recipes.shapes_classes import CLASSES, LabelledLatents, encode_classes, load_vae
+from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
+
+STEPS = 7_000
+APPROXIMATION_SHARE = 0.2
+"""Steps of stage 2 for each one of stage 1."""
+SEGMENTS = 4
+BOUNDARIES = uniform_boundaries(SEGMENTS)
+SIZES = {
+    "hidden_size": 128,
+    "num_heads": 4,
+    "patch_size": 2,
+    "sample_size": 8,
+    "in_channels": 16,
+    "num_classes": len(CLASSES),
+}
+BLOCKS = {"trunk_depth": 6, "segment_depth": 1, "frn_depth": 1, "adaln_rank": 32}
+ALIGNMENT_WEIGHT = 0.05
+FEATURE_CHANNELS = 128
+DEFAULTS = {"num_inference_steps": 24, "guidance_scale": 1.5}
+"""Call arguments of the published pipeline."""
+
+
+def build_transformer() -> BFMTransformer2DModel:
+    """A fresh transformer of 3 M parameters."""
+    torch.manual_seed(SEED)
+    transformer: BFMTransformer2DModel = BFMTransformer2DModel(
+        num_segments=SEGMENTS, **BLOCKS, **SIZES
+    )
+    initialise(transformer)
+    return transformer
+
+
+def build_projection(width: int = SIZES["hidden_size"]) -> nn.Sequential:
+    """What turns features of the trunk into those of the encoder; only training needs it."""
+    inner = 2 * width
+    return nn.Sequential(
+        nn.Linear(width, inner),
+        nn.SiLU(),
+        nn.Linear(inner, inner),
+        nn.SiLU(),
+        nn.Linear(inner, FEATURE_CHANNELS),
+    )
+
+
+class BlockwiseLoss(nn.Module):
+    """Error of the velocity, each segment's rows by its own stack, and of the features' direction.
+
+    The gradient of both reaches the trunk.
+    """
+
+    def __init__(self, transformer: BFMTransformer2DModel, projection: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.projection = projection
+
+    def forward(
+        self, latents: Tensor, sigma: Tensor, labels: Tensor, velocity: Tensor, wanted: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`latents` and `velocity` `(batch, 16, 8, 8)` in order of segments, equally many of each.
+
+        `wanted` are features of the clean pictures `(batch, 16, 128)`.
+        """
+        model = self.transformer
+        condition = model.condition(sigma, labels)
+        features = model.trunk_features(latents, condition)
+        split = (part.chunk(SEGMENTS) for part in (latents, condition, features))
+        found = [
+            model.velocity(own, own_condition, own_features, segment)
+            for segment, (own, own_condition, own_features) in enumerate(zip(*split, strict=True))
+        ]
+        similarity = cosine_similarity(self.projection(features).float(), wanted, dim=-1)
+        return mse_loss(torch.cat(found), velocity), -similarity.mean()
+
+
+class ApproximationLoss(nn.Module):
+    """Error of the trunk's features, approximated from those where the segment starts."""
+
+    def __init__(self, transformer: BFMTransformer2DModel) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        first: Tensor,
+        start: Tensor,
+        labels: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`first` are the latents at the sigmas `start`, where the segments begin.
+
+        The second result is the same error of features that are held as they were.
+        """
+        model = self.transformer
+        with torch.no_grad():
+            condition = model.condition(sigma, labels)
+            wanted = model.trunk_features(latents, condition).float()
+            held = model.trunk_features(first, model.condition(start, labels)).float()
+        weight = (start - sigma) * SEGMENTS
+        found = held + weight[:, None, None] * model.residual(latents, condition)
+        return mse_loss(found, wanted), mse_loss(held, wanted)
+
+
+def publish(folder: Path, steps: int | None = None) -> Path:
+    """Train in `folder` and write the finished pipeline below it, weights in float16."""
+    pipeline = train(folder, STEPS if steps is None else steps)
+    return publish_pipeline(pipeline, folder / "model", DEFAULTS)
+
+
+def train(folder: Path, steps: int = STEPS) -> BFMPipeline:
+    """Train (or go on training) in `folder`, both stages; `steps` are those of the first.
+
+    Needs the zoo's `shapes-flux` and `shapes-clip`.
+    """
+    data = encode_classes(folder / "latents.safetensors")
+    transformer = build_transformer()
+    train_flow(transformer, data, folder / "transformer", steps)
+    train_approximation(
+        transformer, data, folder / "frn", max(1, round(APPROXIMATION_SHARE * steps))
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    return BFMPipeline(load_vae(), transformer, scheduler, classes=CLASSES)
+
+
+def train_flow(
+    transformer: BFMTransformer2DModel, data: LabelledLatents, folder: Path, steps: int
+) -> None:
+    """Stage 1."""
+    projection = build_projection()
+    transformer.frn.requires_grad_(False)
+    loss = torch.compile(BlockwiseLoss(transformer, projection))
+
+    def loss_at(step: int) -> tuple[Tensor, LogRow]:
+        batch = flow_batch(step, data, BOUNDARIES)
+        latents = batch.latents_at(batch.sigma)
+        with torch.autocast("cpu", torch.bfloat16):
+            flow, alignment = loss(
+                latents, batch.sigma, batch.labels, batch.velocity, batch.features
+            )
+        figures = {"flow": flow.item(), "alignment": alignment.item()}
+        return flow + ALIGNMENT_WEIGHT * alignment, figures
+
+    TrainingRun(
+        folder,
+        steps,
+        {"transformer": transformer, "projection": projection},
+        build_optimizers(transformer, projection),
+        warmup_then_decay(0.02, 0.6),
+        average_decay=0.9995,
+    ).run(loss_at)
+
+
+def train_approximation(
+    transformer: BFMTransformer2DModel, data: LabelledLatents, folder: Path, steps: int
+) -> None:
+    """Stage 2: FRN alone, its input the patches of the finished trunk."""
+    transformer.requires_grad_(False)
+    transformer.frn.requires_grad_(True)
+    loss = torch.compile(ApproximationLoss(transformer))
+
+    def loss_at(step: int) -> tuple[Tensor, LogRow]:
+        batch = flow_batch(step, data, BOUNDARIES)
+        with torch.autocast("cpu", torch.bfloat16):
+            value, held = loss(*_ends(batch))
+        return value, {"approximated": value.item(), "held": held.item()}
+
+    TrainingRun(
+        folder,
+        steps,
+        {"frn": transformer.frn},
+        build_optimizers(transformer.frn),
+        warmup_then_decay(0.02, 0.6),
+        average_decay=0.998,
+    ).run(loss_at)
+
+
+def _ends(batch: FlowBatch) -> tuple[Tensor, ...]:
+    """Latents and times inside a segment, those where it starts, and labels."""
+    return (
+        batch.latents_at(batch.sigma),
+        batch.sigma,
+        batch.latents_at(batch.start),
+        batch.start,
+        batch.labels,
+    )

@@ -1,0 +1,160 @@
+"""The recipes of shapes-bfm and shapes-sit: their losses by hand, resuming, what they publish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+import gensift
+from gensift.pipelines.bfm.macs import bfm_macs, sit_macs
+from gensift.zoo.recipes import shapes_bfm, shapes_sit
+from gensift.zoo.recipes.flow_batches import FlowBatch, flow_batch
+from gensift.zoo.recipes.shapes_bfm import (
+    BOUNDARIES,
+    SEGMENTS,
+    ApproximationLoss,
+    BlockwiseLoss,
+    build_projection,
+    build_transformer,
+)
+from gensift.zoo.recipes.shapes_classes import CLASSES, LabelledLatents
+from gensift.zoo.recipes.training import TrainingRun
+
+MIB = 2**20
+
+
+@pytest.fixture
+def data() -> LabelledLatents:
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).half()
+
+    return LabelledLatents(
+        noise(24, 16, 8, 8), noise(24, 16, 8, 8).abs() / 9, torch.arange(24), noise(24, 16, 128)
+    )
+
+
+@pytest.fixture
+def small(data: LabelledLatents, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes with small batches of made-up latents, and without a compiler."""
+    monkeypatch.setattr(torch, "compile", lambda module: module)
+    for recipe in (shapes_bfm, shapes_sit):
+        monkeypatch.setattr(recipe, "encode_classes", lambda cache: data)
+        monkeypatch.setattr(
+            recipe, "flow_batch", lambda step, data, edges: flow_batch(step, data, edges, 8)
+        )
+
+
+def disturbed(module: torch.nn.Module) -> Any:
+    """What starts at zero would hide mistakes."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return module.eval()
+
+
+def arguments(batch: FlowBatch) -> tuple[torch.Tensor, ...]:
+    latents = batch.latents_at(batch.sigma)
+    return latents, batch.sigma, batch.labels, batch.velocity, batch.features
+
+
+def test_both_models_cost_the_same() -> None:
+    full = bfm_macs(build_transformer().config).full
+    assert full == pytest.approx(sit_macs(shapes_sit.build_transformer().config).full, rel=0.05)
+
+
+def test_the_first_loss_by_hand(data: LabelledLatents) -> None:
+    model, projection = disturbed(build_transformer()), disturbed(build_projection())
+    batch = flow_batch(0, data, BOUNDARIES, 8)
+    with torch.no_grad():
+        flow, alignment = BlockwiseLoss(model, projection)(*arguments(batch))
+        errors, cosines = [], []
+        for row in range(8):
+            one = slice(row, row + 1)
+            sigma = batch.sigma[one]
+            latents = (1 - sigma) * batch.data[one] + sigma * batch.noise[one]
+            # The model finds the segment by itself.
+            output = model(latents, sigma, batch.labels[one])
+            errors.append((output.sample - batch.noise[one] + batch.data[one]).square().mean())
+            near = cosine_similarity(projection(output.features), batch.features[one], dim=-1)
+            cosines.append(near.mean())
+    assert float(flow) == pytest.approx(float(sum(errors)) / 8, rel=1e-4)
+    assert float(alignment) == pytest.approx(-float(sum(cosines)) / 8, abs=1e-5)
+
+
+def test_the_second_loss_by_hand(data: LabelledLatents) -> None:
+    model = disturbed(build_transformer())
+    batch = flow_batch(0, data, BOUNDARIES, 8)
+    with torch.no_grad():
+        found, held = ApproximationLoss(model)(*shapes_bfm._ends(batch))
+        first = model(batch.latents_at(batch.start), batch.start, batch.labels, segment=0).features
+        latents = batch.latents_at(batch.sigma)
+        wanted = model(latents, batch.sigma, batch.labels, segment=0).features
+        condition = model.condition(batch.sigma, batch.labels)
+        share = (batch.start - batch.sigma) * SEGMENTS
+        near = first + share[:, None, None] * model.residual(latents, condition)
+    assert float(share.min()) >= 0 and float(share.max()) <= 1
+    assert float(held) == pytest.approx(float((first - wanted).square().mean()), rel=1e-4)
+    assert float(found) == pytest.approx(float((near - wanted).square().mean()), rel=1e-4)
+
+
+def test_gradients_reach_everything_but_the_approximation(data: LabelledLatents) -> None:
+    model, projection = disturbed(build_transformer()), build_projection()
+    model.frn.requires_grad_(False)
+    flow, alignment = BlockwiseLoss(model, projection)(
+        *arguments(flow_batch(0, data, BOUNDARIES, 8))
+    )
+    (flow + alignment).backward()
+    without = {name for name, value in model.named_parameters() if value.grad is None}
+    assert without == {f"frn.{name}" for name, _ in model.frn.named_parameters()}
+    assert all(value.grad is not None for value in projection.parameters())
+
+
+@pytest.mark.parametrize("recipe", [shapes_bfm, shapes_sit])
+def test_what_is_published_is_small_and_loads(recipe: Any, small: None, tmp_path: Path) -> None:
+    finished = recipe.publish(tmp_path, 3)
+    weights = sum(file.stat().st_size for file in finished.rglob("*.safetensors"))
+    assert weights < 8 * MIB
+    pipe = gensift.load_pipeline(finished, device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    assert type(pipe) is gensift.BFMPipeline and len(pipe.config.classes) == len(CLASSES)
+    images = pipe("an orange cross", **gensift.call_defaults(pipe)).images
+    assert images[0].size == (64, 64)
+    assert not [name for name, _ in pipe.transformer.named_modules() if "projection" in name]
+
+
+@pytest.mark.parametrize("recipe", [shapes_bfm, shapes_sit])
+def test_training_goes_on_where_it_was_interrupted(
+    recipe: Any, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = recipe.train(tmp_path / "straight", 4).transformer.state_dict()
+    whole, inner = TrainingRun._step, TrainingRun._save
+
+    def interrupted(run: TrainingRun, loss: Any) -> Any:
+        if run._done == 2:
+            inner(run)
+            raise KeyboardInterrupt
+        return whole(run, loss)
+
+    monkeypatch.setattr(TrainingRun, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train(tmp_path / "interrupted", 4)
+    monkeypatch.setattr(TrainingRun, "_step", whole)
+    again = recipe.train(tmp_path / "interrupted", 4).transformer.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in straight.items())
+
+
+def test_the_second_stage_changes_the_approximation_alone(
+    data: LabelledLatents, small: None, tmp_path: Path
+) -> None:
+    model = disturbed(build_transformer())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    shapes_bfm.train_approximation(model, data, tmp_path, 3)
+    changed = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
+    assert changed and all(name.startswith("frn.") for name in changed)
