@@ -185,7 +185,6 @@ def plot(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
                     label=label,
                 )
         axis.set_title(model)
-        axis.set_xscale("log")
         axis.set_xlabel("response tokens per second")
         axis.set_ylabel("agreement with no cache, one token per step, %")
         axis.grid(alpha=0.3)

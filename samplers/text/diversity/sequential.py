@@ -15,7 +15,7 @@ from torch import Tensor
 from samplers.text.diversity.basis import Basis
 from samplers.text.diversity.config import OnDuplicate
 from samplers.text.diversity.feature import Feature
-from samplers.text.diversity.noise import random_direction
+from samplers.text.diversity.noise import random_directions
 from samplers.text.diversity.rows import Rows
 
 RESOLUTION = 1e-3
@@ -87,14 +87,14 @@ def _farthest(
     if direction is not None or on_duplicate != "random":
         return direction
     # Weighted by the row's own vector, so that it parts among tokens that are plausible.
-    return basis.outside(random_direction(feature.unit, seed, step), RESOLUTION)
+    return basis.outside(random_directions(feature.unit[None], [seed], step)[0], RESOLUTION)
 
 
 def _probe(
     feature: Feature, basis: Basis, on_duplicate: OnDuplicate, seed: int, step: int
 ) -> Tensor | None:
     """Along random noise outside the span."""
-    noise = random_direction(torch.ones_like(feature.unit), seed, step)
+    noise = random_directions(torch.ones_like(feature.unit)[None], [seed], step)[0]
     return basis.outside(noise, resolution(on_duplicate))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from samplers.text.diversity.candidates import Candidates, Diversified
 from samplers.text.diversity.config import DiversityConfig
 from samplers.text.diversity.feature import MIN_NORM
-from samplers.text.diversity.noise import random_direction
+from samplers.text.diversity.noise import random_directions
 from samplers.text.diversity.push import MIN_PUSH, gate
 from samplers.text.diversity.sequential import resolution
 
@@ -139,9 +139,10 @@ def _directions(
         is_first = ~known.any(-1).any(-1)
         if config.on_duplicate == "random":
             lost = ~direction.any(-1) & may_push[:, row] & ~is_first
-            for prompt in lost.nonzero()[:, 0].tolist():
-                noise = random_direction(units[prompt, row], seeds[prompt][row], step)
-                direction[prompt] = _outside(known[prompt, None], noise[None], limit)[0]
+            if bool(lost.any()):
+                own = [seeds[prompt][row] for prompt in lost.nonzero()[:, 0].tolist()]
+                noise = random_directions(units[lost, row], own, step)
+                direction[lost] = _outside(known[lost], noise, limit)
         basis[:, past + row] = direction
         wanted[:, row] = direction * (may_push[:, row] & ~is_first)[:, None]
     return basis, wanted
@@ -151,8 +152,8 @@ def _outside(known: Tensor, vectors: Tensor, limit: float) -> Tensor:
     """Unit directions outside the spans of `known`, `(prompts, vocab)`; 0 where there is none."""
     residual = vectors
     for _ in range(2):
-        inside = torch.einsum("pdv,pv->pd", known, residual)
-        residual = residual - torch.einsum("pd,pdv->pv", inside, known)
+        inside = known @ residual[..., None]
+        residual = residual - (inside.mT @ known)[:, 0]
     norm = torch.linalg.vector_norm(residual, dim=-1, keepdim=True)
     return torch.where(norm > limit, residual / norm, 0)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samplers.text.diversity.candidates import Candidates
 from samplers.text.diversity.config import DiversityConfig
-from samplers.text.diversity.noise import random_direction
+from samplers.text.diversity.noise import random_directions
 
 
 def reference_feature(
@@ -87,7 +87,9 @@ def reference(given: Candidates, config: DiversityConfig) -> Tensor:
         direction = after = residual(feature.detach(), basis)
         output = logits.detach()
         if config.strategy == "random-probe":
-            noise = random_direction(torch.ones(len(feature)), given.seeds[row], given.step)
+            (noise,) = random_directions(
+                torch.ones(1, len(feature)), [given.seeds[row]], given.step
+            )
             direction = residual(noise.double(), basis)
         if basis and direction is not None:
             loss = -quality * (feature @ direction)
