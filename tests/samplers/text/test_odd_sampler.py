@@ -332,7 +332,7 @@ def test_strategies_run_and_part(strategy: str, features: str) -> None:
 
 def test_what_has_no_basis_takes_one_batch() -> None:
     pipe = pipeline(layers=1)
-    with pytest.raises(ConfigError, match="'dpp' takes no history of earlier batches") as caught:
+    with pytest.raises(ConfigError, match="dpp needs all 16 texts") as caught:
         run(pipe, {"strategy": "dpp", "max_rows": 3}, {})
     assert "\n" not in str(caught.value)
 
