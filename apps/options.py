@@ -234,7 +234,8 @@ def call_arguments(options: GenerateOptions, allowed: Iterable[str]) -> dict[str
             problems.append(f"`--call {name}` has an option of its own; use {_OWN_OPTIONS[name]}")
         elif name not in known:
             hint = nearest_hint(name, known)
-            problems.append(f"`--call {name}` is no argument of this pipeline's call.{hint}")
+            problem = f"`--call {name}` is no argument of this pipeline's call.{hint}"
+            problems.append(problem.rstrip("."))
         elif name in found:
             problems.append(f"`--call {name}` is given twice; give it once")
         else:

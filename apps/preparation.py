@@ -107,7 +107,9 @@ def prepare(
     reward_names = options.reward or default_rewards(model, sampler_class.modality)
     check_reward_names(reward_names)
     of_rewards = reward_options(options, reward_names)
-    pipeline, rewards = load_models(options, model, of_rewards, exchange)
+    pipeline, rewards = load_models(
+        options, model, of_rewards, exchange, modality=sampler_class.modality
+    )
     call, pipeline_call, guidance = settle_call(options, pipeline)
     cache = None if options.cache is None else put_on_cache(pipeline, options.cache)
     named = ("num_inference_steps", guidance)
@@ -199,8 +201,15 @@ def load_models(
     model: str,
     of_rewards: Mapping[str, Mapping[str, Any]],
     exchange: Exchange = ALONE,
+    *,
+    modality: str = "image",
 ) -> tuple[Any, dict[str, Any]]:
-    """The pipeline and the rewards, each where the options want them."""
+    """The pipeline and the rewards, each where the options want them.
+
+    Raises:
+        UnsupportedPipelineError: the pipeline writes texts and samples of `modality` are no texts.
+    """
+    from gensift.pipelines.llada.pipeline import LLaDAPipeline
     from gensift.pipelines.loading import load_pipeline
 
     device = own_device(options.device, exchange)
@@ -215,6 +224,11 @@ def load_models(
         scheduler=options.scheduler,
         cpu_offload=options.cpu_offload,
     )
+    if isinstance(pipeline, LLaDAPipeline) and modality != "text":
+        raise UnsupportedPipelineError(
+            f"{model} writes texts, and this makes samples of another kind ({modality}); take "
+            "--sampler odd or decode, or another model."
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, {
         name: load_reward_on(judging, name, given, is_offloaded=options.reward_offload)

@@ -201,7 +201,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "pictures": (("--model", "shapes-infinity"), "InfinityPipeline does not fill in masked text"),
     "a sampler of pictures": (
         ("--sampler", "ttsnap", "--reward", REWARD),
-        "LLaDAPipeline",
+        "writes texts, and this makes samples of another kind (image)",
     ),
     "a stream of pictures": (
         ("--sampler", "ttsnap", "--stream"),
