@@ -25,8 +25,6 @@ class AdaBlock:
         shortest: least length of a block.
     """
 
-    has_blocks = True
-
     def __init__(
         self,
         length: int,

@@ -50,7 +50,12 @@ class Full:
 
     def mask(self, state: DecodingState, queries: Tensor) -> Tensor | None:
         """Padding is hidden, where there is any."""
-        return None if bool(state.is_real.all()) else state.is_real[:, None, None]
+        return padding_mask(state.is_real)
+
+
+def padding_mask(is_real: Tensor) -> Tensor | None:
+    """Hides padding from every query, bool `(rows, 1, 1, positions)`; None without padding."""
+    return None if bool(is_real.all()) else is_real[:, None, None]
 
 
 class BlockCausal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from gensift.trace import PromptTrace, Stage, Trace
 from rewards.text import call_text_reward
 from samplers.judge import Judge, reward_parts
 from samplers.output import Progress, PromptResult, SamplerOutput
+from samplers.text.attention import AttentionRule
 from samplers.text.building import (
     build_attention,
     build_commit,
@@ -139,44 +140,51 @@ class TextCall:
         )
 
     def _decode(self) -> Tensor:
-        processors = self.sampler.prepare(self.pipeline, self.settings)
+        config, pipeline, settings = self.sampler.config, self.pipeline, self.settings
+        processors = self.sampler.prepare(pipeline, settings)
+        attention = build_attention(config, settings)
+        banned, late = end_of_text_ids(config, pipeline.stop_ids)
+        policies = Policies(
+            window=build_window(config, settings, pipeline.tokenizer),
+            commit=build_commit(config, settings),
+            confidence=CONFIDENCES[config.confidence],
+            late_ids=late,
+            is_clean=self.sampler.is_clean,
+        )
         size = self.sampler.config.max_rows or len(self.rows)
         parts = []
         for start in range(0, len(self.rows), size):
             is_last = start + size >= len(self.rows)
             batch = Batch(self.rows.select(slice(start, start + size)), is_last)
             with self._stopwatch.part("decode"):
-                parts.append(self._decode_batch(batch, processors(batch)))
+                own = processors(batch)
+                chosen = replace(policies, processors=own)
+                responses = self._decode_batch(batch, chosen, attention, banned)
+                for processor in own:
+                    processor.finish(responses)
+            parts.append(responses)
         return torch.cat(parts)
 
-    def _decode_batch(self, batch: Batch, processors: Sequence[BatchProcessor]) -> Tensor:
-        config, pipeline, settings = self.sampler.config, self.pipeline, self.settings
-        attention = build_attention(config, settings)
-        lead = int(pipeline.config.shift_logits)
-        policy = build_kv(config, pipeline.transformer, attention, lead)
-        banned, late = end_of_text_ids(config, pipeline.stop_ids)
-        forbidden = (pipeline.mask_token_id, *banned)
+    def _decode_batch(
+        self,
+        batch: Batch,
+        policies: Policies,
+        attention: AttentionRule,
+        banned: Sequence[int],
+    ) -> Tensor:
+        pipeline, settings = self.pipeline, self.settings
+        mask, lead = pipeline.mask_token_id, int(pipeline.config.shift_logits)
+        policy = build_kv(self.sampler.config, pipeline.transformer, attention, lead)
         run = TextRun(
-            denoiser=Denoiser(policy, settings.guidance_scale, lead, forbidden),
-            policies=Policies(
-                window=build_window(config, settings, pipeline.tokenizer),
-                commit=build_commit(config, settings),
-                confidence=CONFIDENCES[config.confidence],
-                processors=processors,
-                late_ids=late,
-                is_clean=self.sampler.is_clean,
-            ),
+            denoiser=Denoiser(policy, settings.guidance_scale, lead, (mask, *banned)),
+            policies=policies,
             settings=settings,
             streams=RowStreams(make_generators(batch.rows.seeds), settings.gen_length),
-            state=DecodingState.begin(
-                batch.rows.prompts, settings.gen_length, pipeline.mask_token_id
-            ),
+            state=DecodingState.begin(batch.rows.prompts, settings.gen_length, mask),
             stop_ids=pipeline.stop_ids if settings.eos_early_stop else (),
             on_step=lambda step: self._show(batch, step),
         )
         responses = run.run()
-        for processor in processors:
-            processor.finish(responses)
         self._work.add(policy.work)
         return responses
 

@@ -86,8 +86,7 @@ class TextDecodeConfig:
 
     def problems(self) -> Iterator[str]:
         """Combinations that mean nothing, one phrase each."""
-        has_blocks = self.window != "sliding"
-        if self.kv in ("prefix", "dual") and not has_blocks:
+        if self.kv in ("prefix", "dual") and self.window == "sliding":
             yield (
                 f"`kv` {self.kv} begins anew with every block, and window=sliding has none; take "
                 "window=blocks, or kv=elastic"

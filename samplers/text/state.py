@@ -73,6 +73,14 @@ class DecodingState:
         return self.response == self.mask_token_id
 
     @property
+    def is_settled(self) -> Tensor:
+        """What holds a token for good, bool `(rows, positions)`: prompts, also where guidance has
+        masked them, and what is decided of the response."""
+        settled = self.is_real.clone()
+        settled[:, self.prompt_length :] &= ~self.is_masked
+        return settled
+
+    @property
     def prompt_sizes(self) -> Tensor:
         """Tokens of each prompt, padding left out, int64 `(rows,)`."""
         return self.is_real[:, : self.prompt_length].sum(1)

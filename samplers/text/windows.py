@@ -31,14 +31,7 @@ class Proposal:
 
 
 class WindowPolicy(Protocol):
-    """Opens a window after the one that is full.
-
-    Attributes:
-        has_blocks: whether a window is settled as a whole before the next one opens, so that caches
-            can rely on what lies before it.
-    """
-
-    has_blocks: bool
+    """Opens a window after the one that is full."""
 
     def reach(self, state: DecodingState) -> Tensor:
         """Most positions that the next window may have, int64 `(rows,)`, at least 1."""
@@ -61,8 +54,6 @@ class Blocks:
         with_prompt: whether blocks are counted from the start of the prompt, as models trained on
             blocks want it; the first one is shorter then.
     """
-
-    has_blocks = True
 
     def __init__(self, length: int | None = None, *, with_prompt: bool = False) -> None:
         self._length = length
@@ -87,8 +78,6 @@ class Blocks:
 
 class Sliding:
     """The leftmost masked positions, `length` of them, wherever they are. Source: Elastic-Cache."""
-
-    has_blocks = False
 
     def __init__(self, length: int) -> None:
         self._length = length

@@ -12,6 +12,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from gensift.errors import ConfigError
 from gensift.pipelines.bfm.residency import SegmentResidency
@@ -66,17 +67,23 @@ class BlockwiseTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Whether there is a network that approximates features (FRN)."""
         return bool(self.config.frn_depth)
 
-    @abstractmethod
     def condition(self, timestep: Tensor, class_labels: Tensor) -> Tensor:
         """Time and class as one vector, `(rows, width)`."""
+        return self.shared.condition(timestep, class_labels)  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def trunk_tokens(self, hidden_states: Tensor) -> Tensor:
+        """What goes into the trunk, `(rows, tokens, width)`."""
 
     @abstractmethod
     def trunk_features(self, hidden_states: Tensor, condition: Tensor) -> Tensor:
         """Features `(rows, tokens, width)` of latents `(rows, channels, height, width)`."""
 
-    @abstractmethod
     def residual(self, hidden_states: Tensor, condition: Tensor) -> Tensor:
         """How features change over a whole segment, by FRN: `(rows, tokens, width)`."""
+        tokens = self.trunk_tokens(hidden_states)
+        active = silu(condition)[:, None]
+        return self.frn(tokens, active, self._rotary(hidden_states)) - tokens  # type: ignore[no-any-return]
 
     @abstractmethod
     def velocity(

@@ -94,22 +94,16 @@ class BFMTransformer2DModel(BlockwiseTransformer):
         if frn_depth:
             self.frn = BlockStack(frn_depth, width, heads, lambda: full_modulation(width, width))
 
-    def condition(self, timestep: Tensor, class_labels: Tensor) -> Tensor:
-        """Time and class as one vector, `(rows, width)`."""
-        return self.shared.condition(timestep, class_labels)  # type: ignore[no-any-return]
+    def trunk_tokens(self, hidden_states: Tensor) -> Tensor:
+        """What goes into the trunk, `(rows, tokens, width)`."""
+        return self.shared.trunk_patches(to_tokens(hidden_states, self.config.patch_size))  # type: ignore[no-any-return]
 
     def trunk_features(self, hidden_states: Tensor, condition: Tensor) -> Tensor:
         """Features `(rows, tokens, width)` of latents `(rows, channels, height, width)`."""
         active = silu(condition)[:, None]
-        tokens = self.shared.trunk_patches(to_tokens(hidden_states, self.config.patch_size))
+        tokens = self.trunk_tokens(hidden_states)
         common = self.shared.trunk_modulation(active)
         return self.trunk(tokens, active, self._rotary(hidden_states), common)  # type: ignore[no-any-return]
-
-    def residual(self, hidden_states: Tensor, condition: Tensor) -> Tensor:
-        """How features change over a whole segment, by FRN: `(rows, tokens, width)`."""
-        tokens = self.shared.trunk_patches(to_tokens(hidden_states, self.config.patch_size))
-        active = silu(condition)[:, None]
-        return self.frn(tokens, active, self._rotary(hidden_states)) - tokens  # type: ignore[no-any-return]
 
     def velocity(
         self, hidden_states: Tensor, condition: Tensor, features: Tensor, segment: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from gensift.pipelines.llada.prompts import (
 )
 from gensift.pipelines.llada.reference import ReferenceDecoding, Step
 from gensift.pipelines.llada.settings import DecodingSettings
-from gensift.pipelines.llada.transformer import LLaDATransformer
+from gensift.pipelines.llada.transformer import LLaDATransformer, whole_logits
 from gensift.randomness import make_generators
 
 END_OF_TURN = "<|eot_id|>"
@@ -199,12 +198,7 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
         return forbid(logits, [self.mask_token_id])
 
     def _logits(self, tokens: Tensor, is_real: Tensor, columns: Tensor) -> Tensor:
-        whole = bool(is_real.all())
-        arguments: dict[str, Any] = {"attention_mask": None if whole else is_real.long()}
-        if "position_ids" in inspect.signature(self.transformer.forward).parameters:
-            arguments["position_ids"] = (is_real.long().cumsum(1) - 1).clamp(min=0)
-        output = self.transformer(tokens, **arguments)
-        logits: Tensor = getattr(output, "logits", output)
+        logits = whole_logits(self.transformer, tokens, is_real)
         if self.config.shift_logits:
             columns = (columns - 1).clamp(min=0)
         return logits.gather(1, columns[..., None].expand(-1, -1, logits.shape[-1]))

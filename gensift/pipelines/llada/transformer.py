@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,4 +159,26 @@ def positions_of(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Positions counted from the first one that is no padding, int64 `(rows, positions)`."""
     if attention_mask is None or attention_mask.ndim != 2:
         return torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+    return positions_in(attention_mask)
+
+
+def positions_in(is_real: Tensor) -> Tensor:
+    """The same of rows `(rows, positions)` that are false, or 0, at padding."""
+    return (is_real.long().cumsum(1) - 1).clamp(min=0)
+
+
+def whole_logits(model: Any, tokens: Tensor, is_real: Tensor) -> Tensor:
+    """Logits `(rows, positions, vocabulary)` of any model of this kind, ours or not.
+
+    Args:
+        model: called as `(input_ids, attention_mask, position_ids)`, the last if it takes them.
+        tokens: int64 `(rows, positions)`.
+        is_real: bool `(rows, positions)`, false at padding.
+    """
+    whole = bool(is_real.all())
+    arguments: dict[str, Any] = {"attention_mask": None if whole else is_real.long()}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        arguments["position_ids"] = positions_in(is_real)
+    output = model(tokens, **arguments)
+    logits: Tensor = getattr(output, "logits", output)
+    return logits

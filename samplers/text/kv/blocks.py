@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gensift.pipelines.llada.transformer import positions_in
 from samplers.text.attention import AttentionRule
-from samplers.text.kv.protocol import LayeredModel, Request, Work, position_ids, take
+from samplers.text.kv.protocol import LayeredModel, Request, Work, take
 from samplers.text.kv.store import PositionStore, run_layers
 from samplers.text.state import Columns
 
@@ -87,7 +88,7 @@ class BlockCache:
             store,
             rows,
             state.tokens.gather(1, index),
-            position_ids(state).gather(1, index),
+            positions_in(state.is_real).gather(1, index),
             index,
             self._attention.mask(state, index),
         )

@@ -11,8 +11,9 @@ from torch.nn.functional import cosine_similarity
 
 from gensift.config import check, option
 from gensift.pipelines.attention import attend
-from samplers.text.attention import Full
-from samplers.text.kv.protocol import LayeredModel, Request, Work, position_ids, take
+from gensift.pipelines.llada.transformer import positions_in
+from samplers.text.attention import padding_mask
+from samplers.text.kv.protocol import LayeredModel, Request, Work, take
 from samplers.text.kv.store import PositionStore
 from samplers.text.state import Columns
 
@@ -109,9 +110,10 @@ class ElasticCache:
         for number in range(len(self._layers)):
             drifts = self._run_partial(self._store, number, partial, request)
             self._run(self._store, number, whole, request)
-            if partial is not None and drifts is not None and number + 1 < len(self._layers):
+            is_last = number + 1 == len(self._layers)
+            if partial is not None and drifts is not None and not is_last and bool(drifts.any()):
                 moved = self._recompute(self._store, number + 1, partial.select(drifts))
-                whole = moved.joined(whole) if bool(drifts.any()) else whole
+                whole = moved.joined(whole)
                 partial = partial.select(~drifts) if not bool(drifts.all()) else None
         for group in (partial, whole):
             if group is not None:
@@ -176,20 +178,18 @@ class ElasticCache:
             return
         layer, rows, index = self._layers[number], group.rows, group.columns.index
         self.work.computed += float(group.columns.is_open.sum()) / len(self._layers)
-        positions = position_ids(request.state)[rows].gather(1, index)
+        positions = positions_in(request.state.is_real[rows]).gather(1, index)
         heads = layer.project(group.hidden, self._model.rotary(positions))
         store.write("input", number, rows, index, group.hidden)
         for name, values in zip(("query", "key", "value"), heads, strict=True):
             store.write(name, number, rows, index, values)
         keys, values = (store.read(name, number, rows) for name in ("key", "value"))
-        mask = Full().mask(request.state.select(rows), index)
+        mask = padding_mask(request.state.is_real[rows])
         group.hidden = layer.finish(group.hidden, attend(heads[0], keys, values, mask))
         self._watch(store, number, rows, request)
 
     def _recompute(self, store: PositionStore, number: int, group: _Group) -> _Group:
         """The rows of `group` with all positions, as they last went into a layer."""
-        if len(group.rows) == 0:
-            return group
         store.write("input", number, group.rows, group.columns.index, group.hidden)
         inputs = store.read("input", number, group.rows)
         everywhere = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
@@ -197,13 +197,10 @@ class ElasticCache:
 
     def _watch(self, store: PositionStore, number: int, rows: Tensor, request: Request) -> None:
         """Choose the settled tokens that the window looks at most."""
-        state = request.state.select(rows)
-        columns = request.columns
+        columns, is_settled = request.columns, request.state.is_settled[rows]
         weights = self._weights(store, number, rows, columns.index[rows], request)
         is_open = columns.is_open[rows][:, None, :, None]
         attention = (weights * is_open).sum((1, 2))
-        is_settled = state.is_real.clone()
-        is_settled[:, state.prompt_length :] &= ~state.is_masked
         count = min(self._config.track, attention.shape[1])
         chosen = attention.masked_fill(~is_settled, -1).topk(count, dim=1).indices
         # With fewer settled tokens than are to be watched, the first one counts several times.

@@ -103,11 +103,6 @@ class KVPolicy(Protocol):
         ...
 
 
-def position_ids(state: DecodingState) -> Tensor:
-    """Positions counted from the first token that is no padding, int64 `(rows, positions)`."""
-    return (state.is_real.long().cumsum(1) - 1).clamp(min=0)
-
-
 def take(values: Tensor, index: Tensor) -> Tensor:
     """`values` `(rows, positions, ...)` at `index` `(rows, width)`."""
     shape = index.shape + (1,) * (values.ndim - 2)

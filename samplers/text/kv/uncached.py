@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gensift.errors import UnsupportedPipelineError
+from gensift.pipelines.llada.transformer import positions_in, whole_logits
 from samplers.text.attention import AttentionRule, Full
-from samplers.text.kv.protocol import LayeredModel, Request, Work, position_ids, take
+from samplers.text.kv.protocol import LayeredModel, Request, Work, take
 
 
 class Uncached:
@@ -33,7 +33,6 @@ class Uncached:
             )
         self._model = model
         self._attention = attention
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self.work = Work()
 
     def logits(self, request: Request) -> Tensor:
@@ -44,18 +43,15 @@ class Uncached:
         self.work.computed += state.tokens.numel()
         if isinstance(self._model, LayeredModel):
             return self._layered(request)
-        whole = bool(state.is_real.all())
-        arguments: dict[str, Any] = {"attention_mask": None if whole else state.is_real.long()}
-        if self._takes_positions:
-            arguments["position_ids"] = position_ids(state)
-        output = self._model(state.tokens, **arguments)
-        return take(getattr(output, "logits", output), request.columns.index)
+        logits = whole_logits(self._model, state.tokens, state.is_real)
+        return take(logits, request.columns.index)
 
     def _layered(self, request: Request) -> Tensor:
         state = request.state
         everywhere = torch.arange(state.tokens.shape[1], device=state.tokens.device)
         mask = self._attention.mask(state, everywhere.expand_as(state.tokens))
-        hidden, rotary = self._model.embed(state.tokens), self._model.rotary(position_ids(state))
+        positions = positions_in(state.is_real)
+        hidden, rotary = self._model.embed(state.tokens), self._model.rotary(positions)
         for layer in self._model.layers:
             hidden = layer(hidden, rotary, mask)
         logits: Tensor = self._model.head(take(hidden, request.columns.index))
