@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gensift.pipelines.bfm.training.batches import FlowBatch, make_batch
 from gensift.zoo.recipes.shapes_classes import CLASSES, LabelledLatents
 
 BATCH = 128
@@ -16,53 +15,20 @@ ADAM_RATE = 1.5e-3
 SEED = 89
 
 
-@dataclass(frozen=True)
-class FlowBatch:
-    """Rows of equal number for each stretch between boundaries, the noisiest first.
-
-    Attributes:
-        data, noise: `(batch, 16, 8, 8)`.
-        sigma: share of noise `(batch,)`, uniform inside the stretch.
-        start: the sigma at which the stretch begins `(batch,)`.
-        labels: int64 `(batch,)`; the number of classes where the label is withheld.
-        features: of the clean picture `(batch, 16, 128)`.
-    """
-
-    data: Tensor
-    noise: Tensor
-    sigma: Tensor
-    start: Tensor
-    labels: Tensor
-    features: Tensor
-
-    @property
-    def velocity(self) -> Tensor:
-        """Noise minus data."""
-        return self.noise - self.data
-
-    def latents_at(self, sigma: Tensor) -> Tensor:
-        """The pairs of data and noise, mixed by `sigma` `(batch,)`."""
-        return self.data + sigma[:, None, None, None] * self.velocity
-
-
 def flow_batch(
     step: int, latents: LabelledLatents, boundaries: tuple[float, ...], size: int = BATCH
 ) -> FlowBatch:
-    """The batch of a step; `size` is a multiple of the number of stretches."""
+    """The batch of a step."""
     generator = torch.Generator().manual_seed(SEED * 1_000_003 + step)
     data, labels, features = latents.draw(size, generator)
-    dropped = torch.rand(size, generator=generator) < LABEL_DROPOUT
-    start, end = (
-        torch.tensor(edges).repeat_interleave(size // (len(boundaries) - 1))
-        for edges in (boundaries[:-1], boundaries[1:])
-    )
-    return FlowBatch(
-        data=data,
-        noise=torch.randn(data.shape, generator=generator),
-        sigma=start + (end - start) * torch.rand(size, generator=generator),
-        start=start,
-        labels=labels.masked_fill(dropped, len(CLASSES)),
-        features=features,
+    return make_batch(
+        data,
+        labels,
+        features,
+        boundaries,
+        null_label=len(CLASSES),
+        label_dropout=LABEL_DROPOUT,
+        generator=generator,
     )
 
 

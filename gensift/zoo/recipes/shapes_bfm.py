@@ -12,15 +12,19 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, mse_loss
+from torch import Tensor
 
 from gensift.pipelines.bfm.pipeline import BFMPipeline
 from gensift.pipelines.bfm.schedule import uniform_boundaries
+from gensift.pipelines.bfm.training.batches import FlowBatch
+from gensift.pipelines.bfm.training.losses import (
+    ApproximationLoss,
+    VelocityLoss,
+    build_projection,
+)
 from gensift.pipelines.bfm.transformer import BFMTransformer2DModel
 from gensift.zoo.recipes.flow_batches import (
     SEED,
-    FlowBatch,
     build_optimizers,
     flow_batch,
     initialise,
@@ -34,8 +38,9 @@ APPROXIMATION_SHARE = 0.2
 """Steps of stage 2 for each one of stage 1."""
 SEGMENTS = 4
 BOUNDARIES = uniform_boundaries(SEGMENTS)
+WIDTH = 128
 SIZES = {
-    "hidden_size": 128,
+    "hidden_size": WIDTH,
     "num_heads": 4,
     "patch_size": 2,
     "sample_size": 8,
@@ -57,77 +62,6 @@ def build_transformer() -> BFMTransformer2DModel:
     )
     initialise(transformer)
     return transformer
-
-
-def build_projection(width: int = SIZES["hidden_size"]) -> nn.Sequential:
-    """What turns features of the trunk into those of the encoder; only training needs it."""
-    inner = 2 * width
-    return nn.Sequential(
-        nn.Linear(width, inner),
-        nn.SiLU(),
-        nn.Linear(inner, inner),
-        nn.SiLU(),
-        nn.Linear(inner, FEATURE_CHANNELS),
-    )
-
-
-class BlockwiseLoss(nn.Module):
-    """Error of the velocity, each segment's rows by its own stack, and of the features' direction.
-
-    The gradient of both reaches the trunk.
-    """
-
-    def __init__(self, transformer: BFMTransformer2DModel, projection: nn.Module) -> None:
-        super().__init__()
-        self.transformer = transformer
-        self.projection = projection
-
-    def forward(
-        self, latents: Tensor, sigma: Tensor, labels: Tensor, velocity: Tensor, wanted: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """`latents` and `velocity` `(batch, 16, 8, 8)` in order of segments, equally many of each.
-
-        `wanted` are features of the clean pictures `(batch, 16, 128)`.
-        """
-        model = self.transformer
-        condition = model.condition(sigma, labels)
-        features = model.trunk_features(latents, condition)
-        split = (part.chunk(SEGMENTS) for part in (latents, condition, features))
-        found = [
-            model.velocity(own, own_condition, own_features, segment)
-            for segment, (own, own_condition, own_features) in enumerate(zip(*split, strict=True))
-        ]
-        similarity = cosine_similarity(self.projection(features).float(), wanted, dim=-1)
-        return mse_loss(torch.cat(found), velocity), -similarity.mean()
-
-
-class ApproximationLoss(nn.Module):
-    """Error of the trunk's features, approximated from those where the segment starts."""
-
-    def __init__(self, transformer: BFMTransformer2DModel) -> None:
-        super().__init__()
-        self.transformer = transformer
-
-    def forward(
-        self,
-        latents: Tensor,
-        sigma: Tensor,
-        first: Tensor,
-        start: Tensor,
-        labels: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """`first` are the latents at the sigmas `start`, where the segments begin.
-
-        The second result is the same error of features that are held as they were.
-        """
-        model = self.transformer
-        with torch.no_grad():
-            condition = model.condition(sigma, labels)
-            wanted = model.trunk_features(latents, condition).float()
-            held = model.trunk_features(first, model.condition(start, labels)).float()
-        weight = (start - sigma) * SEGMENTS
-        found = held + weight[:, None, None] * model.residual(latents, condition)
-        return mse_loss(found, wanted), mse_loss(held, wanted)
 
 
 def publish(folder: Path, steps: int | None = None) -> Path:
@@ -155,16 +89,15 @@ def train_flow(
     transformer: BFMTransformer2DModel, data: LabelledLatents, folder: Path, steps: int
 ) -> None:
     """Stage 1."""
-    projection = build_projection()
+    projection = build_projection(WIDTH, FEATURE_CHANNELS, 2 * WIDTH)
     transformer.frn.requires_grad_(False)
-    loss = torch.compile(BlockwiseLoss(transformer, projection))
+    loss = torch.compile(VelocityLoss(transformer, projection))
 
     def loss_at(step: int) -> tuple[Tensor, LogRow]:
         batch = flow_batch(step, data, BOUNDARIES)
-        latents = batch.latents_at(batch.sigma)
         with torch.autocast("cpu", torch.bfloat16):
             flow, alignment = loss(
-                latents, batch.sigma, batch.labels, batch.velocity, batch.features
+                batch.latents, batch.sigma, batch.labels, batch.velocity, batch.features
             )
         figures = {"flow": flow.item(), "alignment": alignment.item()}
         return flow + ALIGNMENT_WEIGHT * alignment, figures
@@ -190,7 +123,7 @@ def train_approximation(
     def loss_at(step: int) -> tuple[Tensor, LogRow]:
         batch = flow_batch(step, data, BOUNDARIES)
         with torch.autocast("cpu", torch.bfloat16):
-            value, held = loss(*_ends(batch))
+            value, held = loss(*ends(batch))
         return value, {"approximated": value.item(), "held": held.item()}
 
     TrainingRun(
@@ -203,12 +136,13 @@ def train_approximation(
     ).run(loss_at)
 
 
-def _ends(batch: FlowBatch) -> tuple[Tensor, ...]:
-    """Latents and times inside a segment, those where it starts, and labels."""
+def ends(batch: FlowBatch) -> tuple[Tensor, ...]:
+    """What `ApproximationLoss` and `DistillationLoss` take."""
     return (
-        batch.latents_at(batch.sigma),
+        batch.latents,
         batch.sigma,
-        batch.latents_at(batch.start),
+        batch.first_latents,
         batch.start,
+        batch.share,
         batch.labels,
     )

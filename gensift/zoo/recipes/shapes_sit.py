@@ -66,9 +66,8 @@ def train(folder: Path, steps: int = STEPS) -> BFMPipeline:
 
     def loss_at(step: int) -> tuple[Tensor, LogRow]:
         batch = flow_batch(step, data, BOUNDARIES)
-        latents = batch.latents_at(batch.sigma)
         with torch.autocast("cpu", torch.bfloat16):
-            value = loss(latents, batch.sigma, batch.labels, batch.velocity)
+            value = loss(batch.latents, batch.sigma, batch.labels, batch.velocity)
         return value, {"flow": value.item()}
 
     run.run(loss_at)

@@ -1,4 +1,4 @@
-"""The recipes of shapes-bfm and shapes-sit: their losses by hand, resuming, what they publish."""
+"""The recipes of shapes-bfm and shapes-sit: their cost, resuming, what they publish."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import cosine_similarity
 
 import gensift
 from gensift.pipelines.bfm.macs import bfm_macs, sit_macs
 from gensift.zoo.recipes import shapes_bfm, shapes_sit
-from gensift.zoo.recipes.flow_batches import FlowBatch, flow_batch
-from gensift.zoo.recipes.shapes_bfm import (
-    BOUNDARIES,
-    SEGMENTS,
-    ApproximationLoss,
-    BlockwiseLoss,
-    build_projection,
-    build_transformer,
-)
+from gensift.zoo.recipes.flow_batches import flow_batch
+from gensift.zoo.recipes.shapes_bfm import build_transformer
 from gensift.zoo.recipes.shapes_classes import CLASSES, LabelledLatents
 from gensift.zoo.recipes.training import TrainingRun
 
@@ -59,61 +51,9 @@ def disturbed(module: torch.nn.Module) -> Any:
     return module.eval()
 
 
-def arguments(batch: FlowBatch) -> tuple[torch.Tensor, ...]:
-    latents = batch.latents_at(batch.sigma)
-    return latents, batch.sigma, batch.labels, batch.velocity, batch.features
-
-
 def test_both_models_cost_the_same() -> None:
     full = bfm_macs(build_transformer().config).full
     assert full == pytest.approx(sit_macs(shapes_sit.build_transformer().config).full, rel=0.05)
-
-
-def test_the_first_loss_by_hand(data: LabelledLatents) -> None:
-    model, projection = disturbed(build_transformer()), disturbed(build_projection())
-    batch = flow_batch(0, data, BOUNDARIES, 8)
-    with torch.no_grad():
-        flow, alignment = BlockwiseLoss(model, projection)(*arguments(batch))
-        errors, cosines = [], []
-        for row in range(8):
-            one = slice(row, row + 1)
-            sigma = batch.sigma[one]
-            latents = (1 - sigma) * batch.data[one] + sigma * batch.noise[one]
-            # The model finds the segment by itself.
-            output = model(latents, sigma, batch.labels[one])
-            errors.append((output.sample - batch.noise[one] + batch.data[one]).square().mean())
-            near = cosine_similarity(projection(output.features), batch.features[one], dim=-1)
-            cosines.append(near.mean())
-    assert float(flow) == pytest.approx(float(sum(errors)) / 8, rel=1e-4)
-    assert float(alignment) == pytest.approx(-float(sum(cosines)) / 8, abs=1e-5)
-
-
-def test_the_second_loss_by_hand(data: LabelledLatents) -> None:
-    model = disturbed(build_transformer())
-    batch = flow_batch(0, data, BOUNDARIES, 8)
-    with torch.no_grad():
-        found, held = ApproximationLoss(model)(*shapes_bfm._ends(batch))
-        first = model(batch.latents_at(batch.start), batch.start, batch.labels, segment=0).features
-        latents = batch.latents_at(batch.sigma)
-        wanted = model(latents, batch.sigma, batch.labels, segment=0).features
-        condition = model.condition(batch.sigma, batch.labels)
-        share = (batch.start - batch.sigma) * SEGMENTS
-        near = first + share[:, None, None] * model.residual(latents, condition)
-    assert float(share.min()) >= 0 and float(share.max()) <= 1
-    assert float(held) == pytest.approx(float((first - wanted).square().mean()), rel=1e-4)
-    assert float(found) == pytest.approx(float((near - wanted).square().mean()), rel=1e-4)
-
-
-def test_gradients_reach_everything_but_the_approximation(data: LabelledLatents) -> None:
-    model, projection = disturbed(build_transformer()), build_projection()
-    model.frn.requires_grad_(False)
-    flow, alignment = BlockwiseLoss(model, projection)(
-        *arguments(flow_batch(0, data, BOUNDARIES, 8))
-    )
-    (flow + alignment).backward()
-    without = {name for name, value in model.named_parameters() if value.grad is None}
-    assert without == {f"frn.{name}" for name, _ in model.frn.named_parameters()}
-    assert all(value.grad is not None for value in projection.parameters())
 
 
 @pytest.mark.parametrize("recipe", [shapes_bfm, shapes_sit])
