@@ -111,6 +111,8 @@ def prepare(
         options, model, of_rewards, exchange, modality=sampler_class.modality
     )
     call, pipeline_call, guidance = settle_call(options, pipeline)
+    # Samplers of other packages may ask nothing of the call.
+    own = config.call_arguments() if hasattr(config, "call_arguments") else {}
     cache = None if options.cache is None else put_on_cache(pipeline, options.cache)
     named = ("num_inference_steps", guidance)
     sampler_options = to_dict(config)
@@ -139,7 +141,7 @@ def prepare(
         prompts=prompts,
         seed=options.seed,
         call=call,
-        pipeline_call=pipeline_call if is_reproducible(sampler_class) else None,
+        pipeline_call={**pipeline_call, **own} if is_reproducible(sampler_class) else None,
         config=decisive,
         folder=Path(options.output) if options.output else default_folder(decisive, prompts),
         command=command,

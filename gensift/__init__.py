@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 # and the packages below may import gensift's own modules without a cycle.
 _PUBLIC = {
     "BestOfN": "samplers.diffusion.best_of_n",
+    "BFM": "samplers.diffusion.bfm",
+    "BFMConfig": "samplers.diffusion.bfm",
     "TTSnap": "samplers.diffusion.ttsnap",
     "TTSnapConfig": "samplers.diffusion.ttsnap",
     "FKSteering": "samplers.diffusion.fk_steering",

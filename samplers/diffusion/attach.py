@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -105,7 +105,10 @@ def attach(
 
         @functools.wraps(plain_class.__call__)
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            call = PipelineCall.bind(self, plain_class.__call__, args, kwargs, prompts)
+            call = PipelineCall.bind(
+                self, plain_class.__call__, args, kwargs, prompts, uneven=sampler.uneven_arguments
+            )
+            call = replace(call, arguments=call.arguments | sampler.config.call_arguments())
             call = call.with_candidates(sampler, seed, seeds)
             output, found = sampler.search(call, progress)
             run.record(found)
@@ -138,8 +141,12 @@ class PipelineCall:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         judged_prompts: Sequence[str] | None = None,
+        *,
+        uneven: Collection[str] = (),
     ) -> PipelineCall:
         """Read the arguments of a call; `judged_prompts` stand in for a prompt given as embeddings.
+
+        Of the arguments by which steps differ, those in `uneven` are taken.
 
         Raises:
             ConfigError: an argument is unknown, there is no prompt, or ready latents are given.
@@ -164,7 +171,7 @@ class PipelineCall:
                 f"{type(pipe).__name__} was called without `prompt`; rewards judge against the "
                 "prompt, so give it as text, or as `attach(..., prompts=[...])` with embeddings."
             )
-        _refuse_uneven_loop(pipe, arguments)
+        _refuse_uneven_loop(pipe, arguments, uneven)
         for name in ("negative_prompt", "negative_prompt_2", "negative_prompt_3"):
             # Some pipelines read a single text as one row, however many prompts there are.
             if isinstance(prompt, list) and isinstance(arguments.get(name), str):
@@ -308,10 +315,10 @@ _UNEVEN = {
 }
 
 
-def _refuse_uneven_loop(pipe: Any, arguments: dict[str, Any]) -> None:
+def _refuse_uneven_loop(pipe: Any, arguments: dict[str, Any], taken: Collection[str]) -> None:
     """Checkpoints and costs are planned for whole loops whose steps are alike."""
     for name, neutral in _UNEVEN.items():
-        if arguments.get(name) not in neutral:
+        if name not in taken and arguments.get(name) not in neutral:
             raise UnsupportedPipelineError(
                 f"{type(pipe).__name__} was called with {name}={arguments[name]}, by which steps "
                 "are left out or differ; searches plan whole loops of equal steps. Leave it out."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -66,6 +66,10 @@ class SearchConfig:
         elif self.num_candidates is not None and self.num_outputs > self.num_candidates:
             yield f"`num_outputs` {self.num_outputs} exceeds `num_candidates` {self.num_candidates}"
 
+    def call_arguments(self) -> dict[str, Any]:
+        """What the options ask of the pipeline's call."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class EarlySearchConfig(SearchConfig):
@@ -118,6 +122,7 @@ class DiffusionSearch:
         exchange: the processes among which the candidates of each prompt are shared out.
         is_reproducible: whether a sample's seed gives the same sample in a plain pipeline call.
         shares_candidates: whether several processes may share the candidates of a prompt.
+        uneven_arguments: arguments of a call that make its steps differ, and that are planned for.
     """
 
     name: ClassVar[str]
@@ -127,6 +132,7 @@ class DiffusionSearch:
     default_model: ClassVar[str] = "shapes-flux"
     is_reproducible: ClassVar[bool] = True
     shares_candidates: ClassVar[bool] = False
+    uneven_arguments: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -178,6 +184,7 @@ class DiffusionSearch:
             pipeline_kwargs: for the pipeline's own call; a zoo model's defaults fill in the rest.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        self._check_given(pipeline_kwargs)
         arguments = call_defaults(pipeline) | pipeline_kwargs
         with attach(self, pipeline, seed=seed, seeds=seeds, progress=progress) as run:
             pipeline(prompt=texts, **arguments)
@@ -194,10 +201,14 @@ class DiffusionSearch:
                 steps of the first prompt to measure the prices, so the reward must understand it.
             pipeline_kwargs: for the pipeline's own call.
         """
-        arguments = call_defaults(pipeline) | pipeline_kwargs
+        self._check_given(pipeline_kwargs)
+        own = self.config.call_arguments()
+        arguments = call_defaults(pipeline) | pipeline_kwargs | own
         texts = ["a"] * prompts if isinstance(prompts, int) else prompts
         arguments["prompt"] = [texts] if isinstance(texts, str) else list(texts)
-        call = PipelineCall.bind(pipeline, type(pipeline).__call__, (), arguments)
+        call = PipelineCall.bind(
+            pipeline, type(pipeline).__call__, (), arguments, uneven=self.uneven_arguments
+        )
         return self.plan_call(call, self.num_candidates(call))
 
     def search(self, call: PipelineCall, progress: Progress | None) -> tuple[Any, SamplerOutput]:
@@ -258,7 +269,7 @@ class DiffusionSearch:
             peak_rows=min(per_forward, self.config.max_rows or per_forward),
             stages=stages,
             cost=Cost(
-                nfe=denoising_steps(stages) * rows * prompts,
+                nfe=round(denoising_steps(stages) * self.rows_per_step(call)) * prompts,
                 denoiser_calls=None,
                 decodes=judged - early * is_tiny + outputs * prompts,
                 preview_decodes=early * is_tiny,
@@ -266,9 +277,20 @@ class DiffusionSearch:
             ),
         )
 
+    def rows_per_step(self, call: PipelineCall) -> float:
+        """Denoiser rows of a candidate per step, on average over the loop."""
+        return guidance_rows(call.pipe, call.arguments)
+
+    def _check_given(self, given: Mapping[str, Any]) -> None:
+        for name in self.config.call_arguments().keys() & given.keys():
+            raise ConfigError(
+                f"`{name}` is given both as an option of {self.name} and for the pipeline's call; "
+                "give it once."
+            )
+
     def _prices(self, call: PipelineCall) -> Prices:
         if self.config.budget_unit == "nfe":
-            return Prices(step=guidance_rows(call.pipe, call.arguments))
+            return Prices(step=self.rows_per_step(call))
         from samplers.diffusion.prices import measure_prices
 
         decoder = self.preview_decoder(call.pipe)

@@ -17,7 +17,7 @@ from gensift.pipelines.bfm.latents import decode_pictures, first_latents
 from gensift.pipelines.bfm.residency import AHEAD, SegmentResidency
 from gensift.pipelines.bfm.schedule import SegmentSchedule, spread_steps
 from gensift.pipelines.bfm.settings import FeatureMode, SamplingSettings, Solver
-from gensift.pipelines.bfm.solvers import euler_velocity, heun_velocity, stochastic_step
+from gensift.pipelines.bfm.solvers import SOLVERS
 from gensift.pipelines.bfm.timetable import Timetable
 from gensift.pipelines.next_scale.pipeline import check_output_type, rows_of_prompts
 
@@ -134,9 +134,7 @@ class BFMPipeline(DiffusionPipeline):  # type: ignore[misc]
         side, channels = self.default_sample_size, self.transformer.config.in_channels
         shape = (len(labels), channels, side, side)
         latents = first_latents(shape, generator, latents, self._execution_device)
-        timetable = Timetable(
-            self.scheduler, schedule.ending_early() if solver == "sde" else schedule
-        )
+        timetable = Timetable(self.scheduler, self._solved(schedule, settings))
         latents = self._run(flow, timetable, latents, settings, generator, callback_on_step_end)
         images = decode_pictures(self.vae, latents, output_type)
         self.maybe_free_model_hooks()
@@ -163,6 +161,17 @@ class BFMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """How often a call with these arguments steps its scheduler, for who plans a search."""
         names = ("num_inference_steps", "steps_per_segment")
         return len(self.schedule(**{n: arguments[n] for n in names if n in arguments}).steps)
+
+    def count_rows(self, arguments: Mapping[str, Any]) -> int:
+        """Rows, guidance included, that such a call puts through the transformer per picture."""
+        settings = SamplingSettings.of_call(arguments)
+        counts = ("num_inference_steps", "steps_per_segment")
+        schedule = self.schedule(**{n: arguments[n] for n in counts if n in arguments})
+        ends = 2 if settings.solver == "heun" else 1
+        return sum(
+            ends * (1 + settings.is_guided_at(step.sigma))
+            for step in self._solved(schedule, settings).steps
+        )
 
     def enable_segment_residency(
         self, device: torch.device | str | None = None, ahead: float = AHEAD
@@ -199,16 +208,12 @@ class BFMPipeline(DiffusionPipeline):  # type: ignore[misc]
         generator: Any,
         callback: StepEnd | None,
     ) -> Tensor:
-        velocity_of = heun_velocity if settings.solver == "heun" else euler_velocity
+        velocity_of = SOLVERS[settings.solver]
         with self.progress_bar(total=len(timetable)) as bar:
             for index, (timestep, step) in enumerate(timetable):
-                velocity = velocity_of(flow, latents, step)
+                velocity = velocity_of(flow, latents, step, generator)
                 expected = latents + (step.sigma_next - step.sigma) * velocity
-                if settings.solver == "sde":
-                    expected = stochastic_step(velocity, latents, step, generator)
-                    latents = expected
-                else:
-                    latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+                latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
                 if callback is not None:
                     changed = callback(self, index, timestep, {"latents": latents}) or {}
                     latents = changed.get("latents", latents)
@@ -216,6 +221,10 @@ class BFMPipeline(DiffusionPipeline):  # type: ignore[misc]
                     flow.features.lose_moved(expected, latents)
                 bar.update()
         return latents
+
+    @staticmethod
+    def _solved(schedule: SegmentSchedule, settings: SamplingSettings) -> SegmentSchedule:
+        return schedule.ending_early() if settings.solver == "sde" else schedule
 
     def _check_model(self, settings: SamplingSettings) -> None:
         mode, model = settings.feature_mode, self.transformer

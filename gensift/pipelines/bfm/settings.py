@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, get_args
 
 from gensift.errors import ConfigError
 
@@ -34,6 +34,15 @@ class SamplingSettings:
     guidance_scale: float = 1.0
     guidance_interval: Sequence[float] | None = None
     solver: Solver = "euler"
+
+    @classmethod
+    def of_call(cls, arguments: Mapping[str, Any]) -> Self:
+        """Those among the arguments of a call.
+
+        Raises:
+            ConfigError: one is out of range.
+        """
+        return cls(**{f.name: arguments[f.name] for f in fields(cls) if f.name in arguments})
 
     def __post_init__(self) -> None:
         problems = list(self._problems())

@@ -14,6 +14,7 @@ from helpers.blockwise import bfm, generators, pipeline, sit
 from torch import Tensor
 
 from gensift.pipelines.bfm.pipeline import BFMPipeline
+from gensift.pipelines.bfm.solvers import SOLVERS
 
 SCALE = 0.5
 """Standard deviation of the data."""
@@ -106,20 +107,18 @@ def test_noise_is_added_to_every_interval_once(
     segments: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The intervals that are integrated tile [0, 1], and only the last is without noise."""
-    from gensift.pipelines.bfm import pipeline as module
-
     steps: list[Any] = []
-    inner = module.stochastic_step
+    inner = SOLVERS["sde"]
 
-    def recorded(velocity: Tensor, latents: Tensor, step: Any, generator: Any) -> Tensor:
+    def recorded(flow: Any, latents: Tensor, step: Any, generator: Any) -> Tensor:
         before = torch.Generator().manual_seed(0)
         before.set_state(generator.get_state())
-        result = inner(velocity, latents, step, generator)
+        result = inner(flow, latents, step, generator)
         is_noisy = not torch.equal(before.get_state(), generator.get_state())
         steps.append((step.sigma, step.sigma_next, is_noisy))
         return result
 
-    monkeypatch.setattr(module, "stochastic_step", recorded)
+    monkeypatch.setitem(SOLVERS, "sde", recorded)
     pipe, flow = gaussian(segments)
     run(pipe, steps_per_segment=4, solver="sde")
     assert len(flow.calls) == len(steps) == 4 * segments
