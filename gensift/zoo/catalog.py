@@ -52,6 +52,20 @@ ZOO: dict[str, ZooEntry] = {
             evaluate="gensift.zoo.evaluation.shapes_infinity:evaluate",
         ),
         ZooEntry(
+            name="shapes-bfm",
+            family="BFMPipeline",
+            task="class (colour and shape) -> 64x64 picture, blockwise",
+            train="gensift.zoo.recipes.shapes_bfm:publish",
+            evaluate="gensift.zoo.evaluation.shapes_bfm:evaluate",
+        ),
+        ZooEntry(
+            name="shapes-sit",
+            family="BFMPipeline",
+            task="class (colour and shape) -> 64x64 picture, by a dense model",
+            train="gensift.zoo.recipes.shapes_sit:publish",
+            evaluate="gensift.zoo.evaluation.shapes_bfm:evaluate_dense",
+        ),
+        ZooEntry(
             name="countdown-llada",
             family="LLaDAPipeline",
             task="three numbers and a target -> arithmetic expression",

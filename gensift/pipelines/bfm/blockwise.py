@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from gensift.errors import ConfigError
+from gensift.pipelines.bfm.macs import StepMacs
 from gensift.pipelines.bfm.residency import SegmentResidency
 from gensift.pipelines.bfm.rotary import rotary_angles
 from gensift.pipelines.bfm.schedule import checked_boundaries, segment_of
@@ -66,6 +67,11 @@ class BlockwiseTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def has_approximation(self) -> bool:
         """Whether there is a network that approximates features (FRN)."""
         return bool(self.config.frn_depth)
+
+    @property
+    @abstractmethod
+    def step_macs(self) -> StepMacs:
+        """Multiply-accumulates of one evaluation of one row."""
 
     def condition(self, timestep: Tensor, class_labels: Tensor) -> Tensor:
         """Time and class as one vector, `(rows, width)`."""

@@ -19,6 +19,7 @@ from torch.nn.functional import silu
 from gensift.errors import ConfigError
 from gensift.pipelines.bfm.blocks import BlockStack
 from gensift.pipelines.bfm.embeddings import ConditionEmbedding
+from gensift.pipelines.bfm.macs import StepMacs, sit_macs
 from gensift.pipelines.bfm.modulation import FinalLayer, full_modulation
 from gensift.pipelines.bfm.patches import to_latents, to_tokens
 from gensift.pipelines.bfm.rotary import rotary_angles
@@ -67,6 +68,11 @@ class SiTTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def null_label(self) -> int:
         """The class label that stands for none."""
         return int(self.config.num_classes)
+
+    @property
+    def step_macs(self) -> StepMacs:
+        """Multiply-accumulates of one evaluation of one row."""
+        return sit_macs(self.config)
 
     def forward(
         self,

@@ -19,6 +19,7 @@ from gensift.errors import ConfigError
 from gensift.pipelines.bfm.blocks import BlockStack
 from gensift.pipelines.bfm.blockwise import BlockwiseTransformer
 from gensift.pipelines.bfm.embeddings import ConditionEmbedding
+from gensift.pipelines.bfm.macs import StepMacs, split_macs
 from gensift.pipelines.bfm.modulation import (
     FinalLayer,
     LowRankModulation,
@@ -101,6 +102,11 @@ class SplitTransformer2DModel(BlockwiseTransformer):
         if frn_depth:
             self.frn = BlockStack(frn_depth, width, heads, lambda: full_modulation(width, width))
 
+    @property
+    def step_macs(self) -> StepMacs:
+        """Multiply-accumulates of one evaluation of one row."""
+        return split_macs(self.config)
+
     def trunk_tokens(self, hidden_states: Tensor) -> Tensor:
         """What goes into the trunk, `(rows, tokens, width)`."""
         return self.shared.patches(to_tokens(hidden_states, self.config.patch_size))  # type: ignore[no-any-return]
@@ -160,7 +166,9 @@ def split_dense(
         boundaries=boundaries,
         adaln_rank=adaln_rank or config.hidden_size // 4,
         **{name: config[name] for name in names},
-    ).to(dense.device, dense.dtype)
+    ).to(dense.device)
+    # diffusers warns of every change of dtype by `to`, also of one that changes nothing.
+    nn.Module.to(model, dense.dtype)
     for name in ("condition", "patches", "final"):
         getattr(model.shared, name).load_state_dict(getattr(dense, name).state_dict())
     for own in ("blocks", "modulations"):

@@ -18,6 +18,7 @@ from torch.nn.functional import silu
 from gensift.pipelines.bfm.blocks import BFMSegment, BlockStack
 from gensift.pipelines.bfm.blockwise import BlockwiseTransformer
 from gensift.pipelines.bfm.embeddings import ConditionEmbedding
+from gensift.pipelines.bfm.macs import StepMacs, bfm_macs
 from gensift.pipelines.bfm.modulation import FinalLayer, LowRankModulation, full_modulation
 from gensift.pipelines.bfm.patches import to_latents, to_tokens
 from gensift.pipelines.bfm.schedule import checked_boundaries
@@ -93,6 +94,11 @@ class BFMTransformer2DModel(BlockwiseTransformer):
         )
         if frn_depth:
             self.frn = BlockStack(frn_depth, width, heads, lambda: full_modulation(width, width))
+
+    @property
+    def step_macs(self) -> StepMacs:
+        """Multiply-accumulates of one evaluation of one row."""
+        return bfm_macs(self.config)
 
     def trunk_tokens(self, hidden_states: Tensor) -> Tensor:
         """What goes into the trunk, `(rows, tokens, width)`."""

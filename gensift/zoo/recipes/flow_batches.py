@@ -41,8 +41,8 @@ def initialise(transformer: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
-def build_optimizers(*modules: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside blocks, AdamW for everything else."""
+def build_optimizers(*modules: nn.Module, rate: float = 1.0) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside blocks, AdamW for everything else; rates times `rate`."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for module in modules:
@@ -50,6 +50,6 @@ def build_optimizers(*modules: nn.Module) -> list[torch.optim.Optimizer]:
             is_matrix = "blocks." in name and parameter.ndim == 2
             (matrices if is_matrix else others).append(parameter)
     return [
-        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=rate * MUON_RATE, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=rate * ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01),
     ]

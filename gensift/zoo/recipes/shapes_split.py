@@ -1,0 +1,89 @@
+"""Recipe of a blockwise model made from the dense `shapes-sit`, without training it anew.
+
+Its trunk runs once per segment; a small network (FRN) says how features change after that. FRN
+first learns the trunk's features, then FRN and the stacks together learn the dense model's
+velocity. The trunk and the shared parts stay as they are. The result is not shipped: it would be
+the largest of the zoo. `python -m benchmarks.bfm` trains and measures it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+
+from gensift.pipelines.bfm.pipeline import BFMPipeline
+from gensift.pipelines.bfm.sit import SiTTransformer2DModel
+from gensift.pipelines.bfm.split import SplitTransformer2DModel, split_dense
+from gensift.pipelines.bfm.training.losses import ApproximationLoss, DistillationLoss
+from gensift.pipelines.loading import load_pipeline
+from gensift.zoo.recipes.flow_batches import SEED, build_optimizers, flow_batch, initialise
+from gensift.zoo.recipes.shapes_bfm import BOUNDARIES, SEGMENTS, ends
+from gensift.zoo.recipes.shapes_classes import CLASSES, LabelledLatents, encode_classes, load_vae
+from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
+
+STEPS = 2_400
+APPROXIMATION_SHARE = 0.25
+"""Steps of the first stage for each one of the second."""
+TRUNK_DEPTH, FRN_DEPTH, RANK = 6, 1, 8
+FINE_TUNING = 0.3
+"""Learning rates of the second stage, as a share of those from scratch: stacks are good already."""
+
+
+def build(dense: SiTTransformer2DModel) -> SplitTransformer2DModel:
+    """The dense model in blocks, equal to it as long as features are not approximated."""
+    torch.manual_seed(SEED)
+    model = split_dense(dense, SEGMENTS, TRUNK_DEPTH, frn_depth=FRN_DEPTH, adaln_rank=RANK)
+    initialise(model.frn)
+    return model
+
+
+def train(folder: Path, steps: int = STEPS) -> BFMPipeline:
+    """Train (or go on training) in `folder`, both stages; `steps` are those of the second.
+
+    Needs the zoo's `shapes-sit`, `shapes-flux` and `shapes-clip`.
+    """
+    dense = load_pipeline("shapes-sit", dtype="float32", device="cpu").transformer
+    data = encode_classes(folder / "latents.safetensors")
+    model = build(dense)
+    first_steps = max(1, round(APPROXIMATION_SHARE * steps))
+    _train(model, ApproximationLoss(model), [model.frn], data, folder / "frn", first_steps, 1.0)
+    stacks = [model.frn, model.segments]
+    loss = DistillationLoss(model, dense.requires_grad_(False))
+    _train(model, loss, stacks, data, folder / "stacks", steps, FINE_TUNING)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    return BFMPipeline(load_vae(), model.eval(), scheduler, classes=CLASSES)
+
+
+def _train(
+    model: SplitTransformer2DModel,
+    loss: nn.Module,
+    trained: list[nn.Module],
+    data: LabelledLatents,
+    folder: Path,
+    steps: int,
+    rate: float,
+) -> None:
+    model.requires_grad_(False)
+    for part in trained:
+        part.requires_grad_(True)
+    compiled = torch.compile(loss)
+
+    def loss_at(step: int) -> tuple[Tensor, LogRow]:
+        batch = flow_batch(step, data, BOUNDARIES)
+        with torch.autocast("cpu", torch.bfloat16):
+            approximated, other = compiled(*ends(batch))
+        figures = {"approximated": approximated.item(), "other": other.item()}
+        is_distilled = isinstance(loss, DistillationLoss)
+        return (approximated + other if is_distilled else approximated), figures
+
+    TrainingRun(
+        folder,
+        steps,
+        {str(index): part for index, part in enumerate(trained)},
+        build_optimizers(*trained, rate=rate),
+        warmup_then_decay(0.02, 0.6),
+        average_decay=0.998,
+    ).run(loss_at)
