@@ -164,7 +164,7 @@ FULL = {
     ),
 }
 
-_TINY_VAE = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
+TINY_VAE = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
 _TINY_DECODER = {
     "encoder_block_out_channels": (8, 8, 8, 8),
     "decoder_block_out_channels": (8, 8, 8, 8),
@@ -182,7 +182,7 @@ TINY = {
             "addition_time_embed_dim": 8,
             "projection_class_embeddings_input_dim": 6 * 8 + 16,
         },
-        vae=SDXL_VAE | _TINY_VAE,
+        vae=SDXL_VAE | TINY_VAE,
         preview_decoder=FULL["sdxl"].preview_decoder | _TINY_DECODER,
         clips=(_clip(16, 2, "quick_gelu"), _clip(16, 2, "gelu")),
         arguments=FULL["sdxl"].arguments,
@@ -198,7 +198,7 @@ TINY = {
             "pooled_projection_dim": 16,
             "axes_dims_rope": (4, 4, 8),
         },
-        vae=FLUX_VAE | _TINY_VAE,
+        vae=FLUX_VAE | TINY_VAE,
         preview_decoder=FULL["flux"].preview_decoder | _TINY_DECODER,
         clips=(_clip(16, 2, "quick_gelu"),),
         t5=FULL["flux"].t5 | {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 32},

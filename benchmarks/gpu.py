@@ -5,6 +5,7 @@
     python -m benchmarks.gpu --sections caches --sizes wan --wan-frames 81 --name gpu-caches-wan
     python -m benchmarks.gpu --sections next_scale --sizes infinity
     python -m benchmarks.gpu --sizes llada --name gpu-text
+    python -m benchmarks.gpu --sizes bfm --name gpu-bfm
     python -m benchmarks.gpu --tiny --device cpu --output FOLDER     # the same code in seconds
 
 Needs a GPU of about 80 GiB and no network; see `benchmarks.full_size` for what is full size and
@@ -22,7 +23,8 @@ what is not. Weights are random. Per pipeline:
 * next_scale: drawing and TTS-VAR at 256, 512 and 1024 pixels, see `benchmarks.gpu_next_scale`.
 
 Of a pipeline for videos (wan) only the caches are measured, of one that draws scale by scale
-(infinity) only next_scale; of a language model (llada) what `benchmarks.gpu_text` says. None of
+(infinity) only next_scale. A language model (llada) and a blockwise flow model (bfm) have sections
+of their own, all of which are measured: see `benchmarks.gpu_text` and `benchmarks.gpu_bfm`. None of
 them is among the default sizes.
 Alternatives are interleaved, and repeated less where the time limit asks for it. Peaks count what
 torch allocated, weights included. A section that runs out of memory says so and the rest goes on.
@@ -44,11 +46,11 @@ from typing import Any
 
 import torch
 
+from benchmarks import gpu_bfm, gpu_text
 from benchmarks import gpu_budget as budget
 from benchmarks import gpu_caches as caches
 from benchmarks import gpu_next_scale as next_scale
 from benchmarks import gpu_sections as sections
-from benchmarks import gpu_text as text
 from benchmarks.full_size import (
     FULL,
     TEXT_LAYERS,
@@ -61,9 +63,8 @@ from benchmarks.full_size import (
 from benchmarks.gpu_plot import plot
 from benchmarks.gpu_subject import Extent, Subject
 from benchmarks.results import FOLDER, publish
-from benchmarks.timing import Deadline
+from benchmarks.timing import Deadline, or_out_of_memory
 from gensift.denoising.modules import denoisers_of
-from gensift.errors import DeviceError
 from samplers.diffusion.schedule import Prices
 
 Section = Callable[[Subject, Extent, int, dict[str, Prices]], dict[str, Any]]
@@ -81,6 +82,10 @@ SECTIONS: dict[str, Section | Mapping[str, Any]] = {
     "caches": caches.PARTS,
     "next_scale": next_scale.PARTS,
 }
+MEASURED_APART: dict[str, Callable[..., dict[str, Any]]] = {
+    name: module.measure for module in (gpu_text, gpu_bfm) for name in module.NAMES
+}
+"""Models with sections of their own."""
 NO_SCALES = "the pipeline does not draw scale by scale"
 NO_STEPS = "the pipeline has no denoising steps"
 NOT_OF_VIDEOS = {
@@ -145,7 +150,7 @@ def measure(
         _say(subject, f"{name}: {rounds} x {estimate:.1f} s, {deadline.left_s:.0f} s left")
         if rounds == 0:
             return {"skipped": f"one round takes {estimate:.0f} s, beyond the time limit"}
-        return _or_out_of_memory(partial(section, subject, extent, rounds, prices))
+        return or_out_of_memory(partial(section, subject, extent, rounds, prices))
 
     return found | {name: figures_of(name, SECTIONS[name]) for name in chosen}
 
@@ -173,15 +178,6 @@ def _prices(
     return prices, budget.describe_prices(prices)
 
 
-def _or_out_of_memory(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return run()
-    except (torch.OutOfMemoryError, DeviceError) as error:
-        reason = " ".join(str(error).split())[:300]
-    torch.cuda.empty_cache()
-    return {"out_of_memory": reason}
-
-
 def _say(subject: Subject, text: str) -> None:
     print(f"[{subject.name}] {text}", flush=True)
 
@@ -193,7 +189,7 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--sizes", nargs="+", choices=(*FULL, *text.NAMES), default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", choices=(*FULL, *MEASURED_APART), default=list(SIZES))
     parser.add_argument(
         "--sections", nargs="+", choices=tuple(SECTIONS), default=list(SECTIONS), help="default all"
     )
@@ -218,6 +214,9 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     if arguments.name is None:
         is_whole = set(arguments.sections) == set(SECTIONS)
         arguments.name = "gpu" if is_whole else "-".join(["gpu", *arguments.sections])
+    apart = [name for name in arguments.sizes if name in MEASURED_APART]
+    if apart and set(arguments.sections) != set(SECTIONS):
+        parser.error(f"--sections was given, but {apart[0]} has sections of its own; leave one out")
     if arguments.output is None and (arguments.tiny or arguments.device == "cpu"):
         parser.error("a tiny pipeline or a CPU is no result to publish; give --output FOLDER")
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -239,8 +238,8 @@ def figures_of(
     name: str, arguments: argparse.Namespace, extent: Extent, deadline: Deadline, scratch: Path
 ) -> dict[str, Any]:
     """Build the pipeline `name` and measure it."""
-    if name in text.NAMES:
-        return text.measure(
+    if name in MEASURED_APART:
+        return MEASURED_APART[name](
             is_tiny=arguments.tiny,
             device=arguments.device,
             dtype=DTYPES[arguments.dtype],
@@ -267,8 +266,9 @@ def main(given: Sequence[str] | None = None) -> None:
             publish(arguments.name, figures, folder)
             gc.collect()
             torch.cuda.empty_cache()
-    if PLOTTED & set(arguments.sections):
-        plot(figures["pipelines"], folder / f"{arguments.name}.png")
+    plotted = {name: own for name, own in figures["pipelines"].items() if PLOTTED & own.keys()}
+    if plotted:
+        plot(plotted, folder / f"{arguments.name}.png")
 
 
 if __name__ == "__main__":

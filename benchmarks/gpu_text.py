@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.text_models import random_pipeline, random_prompt
-from benchmarks.timing import Deadline, interleaved, ratio, summary
+from benchmarks.timing import Deadline, interleaved, ratio, summary, within_limits
 from samplers.text.decode import TextDecode
 from samplers.text.odd import ODD
 
@@ -56,13 +56,7 @@ def measure(
         "diversity": lambda: diversity(pipe, prompts[0], device, rounds),
     }
     for name, section in sections.items():
-        if deadline.left_s <= 0:
-            found[name] = {"skipped": "beyond the time limit"}
-            continue
-        try:
-            found[name] = section()
-        except torch.OutOfMemoryError as error:
-            found[name] = {"out_of_memory": " ".join(str(error).split())[:300]}
+        found[name] = within_limits(section, deadline)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Timing alternatives side by side: repeated and interleaved, with peaks of memory, to a limit."""
+"""Timing alternatives side by side: repeated and interleaved, with peaks of memory, to limits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.results import interval
 from caches.evaluation import now
+from gensift.errors import DeviceError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +103,20 @@ class Deadline:
         if seconds_per_round > self.left_s:
             return 0
         return max(1, min(rounds, int(self.left_s / 2 / max(seconds_per_round, 1e-9))))
+
+
+def within_limits(run: Callable[[], dict[str, Any]], deadline: Deadline) -> dict[str, Any]:
+    """What `run` returns, or why there is none: no time was left, or memory ran out."""
+    if deadline.left_s <= 0:
+        return {"skipped": "beyond the time limit"}
+    return or_out_of_memory(run)
+
+
+def or_out_of_memory(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `run` returns, or the message of the error where memory ran out."""
+    try:
+        return run()
+    except (torch.OutOfMemoryError, DeviceError) as error:
+        reason = " ".join(str(error).split())[:300]
+    torch.cuda.empty_cache()
+    return {"out_of_memory": reason}

@@ -19,7 +19,7 @@ from benchmarks.full_size import (
 )
 from benchmarks.gpu_budget import contenders, search_cost_of
 from benchmarks.gpu_subject import SCHEDULES, Extent, Subject
-from benchmarks.timing import Deadline
+from benchmarks.timing import Deadline, or_out_of_memory
 from gensift.errors import DeviceError
 from samplers.diffusion.schedule import Prices
 
@@ -137,7 +137,7 @@ def test_running_out_of_memory_is_a_finding(monkeypatch) -> None:
     def fail(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert gpu._or_out_of_memory(fail) == {"out_of_memory": "CUDA out of memory"}
+    assert or_out_of_memory(fail) == {"out_of_memory": "CUDA out of memory"}
 
 
 @pytest.mark.parametrize("options", [["--tiny"], ["--device", "cpu"]])
