@@ -3,10 +3,10 @@
     python -m benchmarks.bfm [--folder training/bfm-benchmark] [--converted training/shapes-split]
 
 * quality: Frechet distance in the features of `shapes-clip` to rendered pictures, and the share of
-  pictures that the verifier accepts; 100 pictures of each of 24 classes and two seeds, the same
-  noise for every arm, each model at its own default guidance;
+  pictures that the verifier accepts; 100 pictures of each of 24 classes, the same noise for every
+  arm, each model at its own default guidance, drawn in bfloat16;
 * MACs per picture, guidance included, counted from the parts that ran; VAE left out;
-* seconds per picture, batches of 24, latents only, all arms interleaved in one process.
+* seconds per picture in float32, batches of 24, latents only, all arms interleaved in one process.
 
 "converted" is `shapes-sit` made blockwise by `gensift.zoo.recipes.shapes_split`, which is trained
 here where that was not done yet. What was drawn already is read from the folder.
@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+import torch
 
 import gensift
 from benchmarks.bfm_plot import draw
@@ -34,12 +37,10 @@ from gensift.zoo.evaluation.classes import PER_CLASS, ClassJudge, draw_classes, 
 from gensift.zoo.recipes import shapes_split
 from gensift.zoo.recipes.shapes_classes import CLASSES
 
-SEEDS = (0, 1)
+SEEDS = (0,)
 ROUNDS = 5
 WANTED_SPEEDUP, CONVERTED_SPEEDUP, CONVERTED_LOSS = 2.1, 1.5, 0.03
 """What was aimed at: fewer MACs at equal distance, and for the converted model at 3 % more."""
-REFERENCE_STEPS = 24
-"""Of the dense model, in the comparison at equal distance."""
 CONVERTED = "converted"
 
 
@@ -70,19 +71,31 @@ class Arm:
 
 
 ARMS = (
-    *(Arm("shapes-sit", "full", steps) for steps in (4, 6, 8, 12, 16, 24, 48)),
-    *(Arm("shapes-sit", "heun", steps) for steps in (4, 8, 12)),
-    *(Arm("shapes-bfm", "full", steps) for steps in (4, 8, 12, 16, 24, 48)),
-    *(Arm("shapes-bfm", mode, s) for mode in ("frn", "hold") for s in (8, 12, 16, 24, 48)),
-    *(Arm(CONVERTED, mode, s) for mode in ("full", "frn", "hold") for s in (12, 24, 48)),
+    *(Arm("shapes-sit", "full", steps) for steps in (4, 6, 8, 12, 16, 24)),
+    *(Arm("shapes-sit", "heun", steps) for steps in (4, 8)),
+    *(Arm("shapes-bfm", "full", steps) for steps in (4, 8, 12, 24)),
+    *(Arm("shapes-bfm", mode, s) for mode in ("frn", "hold") for s in (8, 12, 16, 24)),
+    *(Arm(CONVERTED, "frn", steps) for steps in (8, 12, 16, 24)),
+    *(Arm(CONVERTED, mode, s) for mode in ("full", "hold") for s in (12, 24)),
 )
+
+
+@contextmanager
+def in_bfloat16(transformer: Any) -> Iterator[None]:
+    """A block in which a transformer multiplies in bfloat16, which is faster here."""
+    transformer.forward = torch.autocast("cpu", torch.bfloat16)(transformer.forward)
+    try:
+        yield
+    finally:
+        del transformer.forward
 
 
 def quality(pipe: Any, arm: Arm, judge: ClassJudge, folder: Path, seed: int) -> dict[str, Any]:
     """Figures of an arm and one seed, measured or read where that was done before."""
     file = folder / f"{arm.name.replace(' ', '-')}-seed{seed}.json"
     if not file.exists():
-        drawn = draw_classes(pipe, PER_CLASS, seed, **arm.call)
+        with in_bfloat16(pipe.transformer):
+            drawn = draw_classes(pipe, PER_CLASS, seed, **arm.call)
         count = len(drawn.pictures)
         macs = pipe.transformer.step_macs.of_run(drawn.evaluations) / count
         found = asdict(judge.score(drawn.pictures)) | {
@@ -116,8 +129,6 @@ def floors(judge: ClassJudge, vae: Any) -> dict[str, Any]:
 
 def through_vae(vae: Any, pictures: Any) -> Any:
     """Pictures encoded and decoded again."""
-    import torch
-
     parts = []
     for batch in torch.from_numpy(pictures).split(120):
         with torch.no_grad():

@@ -7,7 +7,7 @@ Kinds: `options ttsnap` (options of a sampler), `cli generate` (command line opt
 `benchmark ttsnap` (a published benchmark), `caches ablation` (a part of the cache benchmark),
 `scales searches` (a part of the benchmark of next-scale searches), `answers pass16`,
 `answers order` (parts of the benchmark of diverse answers), `decoding zoo` (a model in that of text
-decoding).
+decoding), `flows shapes-bfm` (a model, or a comparison, in that of blockwise flow matching).
 """
 
 from __future__ import annotations
@@ -206,6 +206,58 @@ def decoding(model: str) -> str:
     return table(["setting", *work, "agreement, %", "with one token per step, %"], lines)
 
 
+def flows(part: str) -> str:
+    """The benchmark of blockwise flow matching: rows of a model, or a comparison with the dense."""
+    found = json.loads((DOCS / "benchmarks" / "bfm.json").read_text())
+    if part in ("at_equal_distance", "converted_against_dense"):
+        return _at_equal_distance(found[part])
+    if part == "converted_kept":
+        return _converted_kept(found[part])
+    lines = [
+        [
+            row["mode"],
+            str(row["steps"]),
+            f"{row['frechet']:.3f}",
+            f"{100 * row['verified']:.1f}",
+            f"{row['mmacs']:,.0f}",
+            f"{1e3 * row['seconds']:.1f}",
+        ]
+        for row in found["rows"]
+        if row["model"] == part
+    ]
+    header = ["mode", "steps", "Frechet distance", "verified, %", "MMACs a picture"]
+    return table([*header, "ms a picture"], lines)
+
+
+def _at_equal_distance(entries: Sequence[Any]) -> str:
+    lines = []
+    for entry in entries:
+        dense, rival = entry["dense"], entry.get("rival")
+        line = [f"{dense['mode']} {dense['steps']}", f"{dense['frechet']:.3f}"]
+        if rival is None:
+            lines.append([*line, "none as near", "", "", ""])
+            continue
+        line += [f"{rival['mode']} {rival['steps']}", f"{rival['frechet']:.3f}"]
+        lines.append([*line, f"{entry['fewer_macs']:.2f}", f"{entry['less_time']:.2f}"])
+    header = ["dense, steps", "distance", "cheapest as near, steps", "its distance"]
+    return table([*header, "times fewer MACs", "times less time"], lines)
+
+
+def _converted_kept(entries: Sequence[Any]) -> str:
+    lines = [
+        [
+            entry["mode"],
+            str(entry["steps"]),
+            f"{100 * (entry['frechet_over_teacher'] - 1):+.1f}",
+            f"{entry['fewer_macs']:.2f}",
+            f"{entry['less_time']:.2f}",
+        ]
+        for entry in entries
+    ]
+    header = ["mode", "steps", "distance against the teacher's, %"]
+    return table([*header, "times fewer MACs", "times less time"], lines)
+
+
 KINDS: dict[str, Callable[[str], str]] = {
     "options": options,
     "cli": cli,
@@ -214,6 +266,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "scales": scales,
     "answers": answers,
     "decoding": decoding,
+    "flows": flows,
 }
 
 

@@ -1,9 +1,11 @@
 """Recipe of `shapes-bfm`: blockwise flow matching, class to picture.
 
 Stage 1 trains everything but FRN by flow matching, while the trunk's features are drawn towards
-those of `shapes-clip`; stage 2 trains FRN alone, to say how those features change.
+those of `shapes-clip`; stage 2 trains FRN alone, to say how those features change; stage 3 trains
+FRN and the stacks together, so that stacks make up for what FRN misses.
 
-Source: Blockwise Flow Matching, arXiv 2510.21167, whose feature encoder is DINOv2.
+Source: Blockwise Flow Matching, arXiv 2510.21167, whose feature encoder is DINOv2. Stage 3 is ours:
+features approximated by so small a FRN spoil what stacks have learned from true ones.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from gensift.pipelines.bfm.schedule import uniform_boundaries
 from gensift.pipelines.bfm.training.batches import FlowBatch
 from gensift.pipelines.bfm.training.losses import (
     ApproximationLoss,
+    JointLoss,
     VelocityLoss,
     build_projection,
 )
@@ -36,6 +39,10 @@ from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 STEPS = 7_000
 APPROXIMATION_SHARE = 0.2
 """Steps of stage 2 for each one of stage 1."""
+JOINT_SHARE = 0.2
+"""Steps of stage 3 for each one of stage 1."""
+FINE_TUNING = 0.3
+"""Learning rates of stage 3, as a share of those of stage 1."""
 SEGMENTS = 4
 BOUNDARIES = uniform_boundaries(SEGMENTS)
 WIDTH = 128
@@ -71,7 +78,7 @@ def publish(folder: Path, steps: int | None = None) -> Path:
 
 
 def train(folder: Path, steps: int = STEPS) -> BFMPipeline:
-    """Train (or go on training) in `folder`, both stages; `steps` are those of the first.
+    """Train (or go on training) in `folder`, all stages; `steps` are those of the first.
 
     Needs the zoo's `shapes-flux` and `shapes-clip`.
     """
@@ -81,6 +88,7 @@ def train(folder: Path, steps: int = STEPS) -> BFMPipeline:
     train_approximation(
         transformer, data, folder / "frn", max(1, round(APPROXIMATION_SHARE * steps))
     )
+    train_jointly(transformer, data, folder / "joint", max(1, round(JOINT_SHARE * steps)))
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     return BFMPipeline(load_vae(), transformer, scheduler, classes=CLASSES)
 
@@ -132,6 +140,32 @@ def train_approximation(
         {"frn": transformer.frn},
         build_optimizers(transformer.frn),
         warmup_then_decay(0.02, 0.6),
+        average_decay=0.998,
+    ).run(loss_at)
+
+
+def train_jointly(
+    transformer: BFMTransformer2DModel, data: LabelledLatents, folder: Path, steps: int
+) -> None:
+    """Stage 3: FRN and the stacks; trunk and shared parts are finished."""
+    transformer.requires_grad_(False)
+    trained = {"frn": transformer.frn, "segments": transformer.segments}
+    for part in trained.values():
+        part.requires_grad_(True)
+    loss = torch.compile(JointLoss(transformer))
+
+    def loss_at(step: int) -> tuple[Tensor, LogRow]:
+        batch = flow_batch(step, data, BOUNDARIES)
+        with torch.autocast("cpu", torch.bfloat16):
+            approximated, exact = loss(*ends(batch), batch.velocity)
+        return approximated + exact, {"approximated": approximated.item(), "exact": exact.item()}
+
+    TrainingRun(
+        folder,
+        steps,
+        trained,
+        build_optimizers(*trained.values(), rate=FINE_TUNING),
+        warmup_then_decay(0.02, 0.5),
         average_decay=0.998,
     ).run(loss_at)
 

@@ -20,16 +20,14 @@ from gensift.pipelines.bfm.split import SplitTransformer2DModel, split_dense
 from gensift.pipelines.bfm.training.losses import ApproximationLoss, DistillationLoss
 from gensift.pipelines.loading import load_pipeline
 from gensift.zoo.recipes.flow_batches import SEED, build_optimizers, flow_batch, initialise
-from gensift.zoo.recipes.shapes_bfm import BOUNDARIES, SEGMENTS, ends
+from gensift.zoo.recipes.shapes_bfm import BOUNDARIES, FINE_TUNING, SEGMENTS, ends
 from gensift.zoo.recipes.shapes_classes import CLASSES, LabelledLatents, encode_classes, load_vae
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 
-STEPS = 2_400
+STEPS = 1_600
 APPROXIMATION_SHARE = 0.25
 """Steps of the first stage for each one of the second."""
 TRUNK_DEPTH, FRN_DEPTH, RANK = 6, 1, 8
-FINE_TUNING = 0.3
-"""Learning rates of the second stage, as a share of those from scratch: stacks are good already."""
 
 
 def build(dense: SiTTransformer2DModel) -> SplitTransformer2DModel:

@@ -98,3 +98,13 @@ def test_the_second_stage_changes_the_approximation_alone(
     shapes_bfm.train_approximation(model, data, tmp_path, 3)
     changed = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
     assert changed and all(name.startswith("frn.") for name in changed)
+
+
+def test_the_third_stage_leaves_the_trunk_alone(
+    data: LabelledLatents, small: None, tmp_path: Path
+) -> None:
+    model = disturbed(build_transformer())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    shapes_bfm.train_jointly(model, data, tmp_path, 3)
+    changed = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
+    assert {name.split(".")[0] for name in changed} == {"frn", "segments"}

@@ -1,0 +1,1 @@
+"""Training of blockwise flow models, from nothing or from a dense one."""
