@@ -1,7 +1,7 @@
 """What blockwise models are trained by.
 
 Each loss is a module around a `BlockwiseTransformer`, so that one forward pass covers every segment
-and every parameter that is trained gets a gradient at each step, also when processes share the work.
+and every parameter that is trained gets a gradient at each step, also where processes share work.
 Rows come in the order of segments, spread as `make_batch` spreads them.
 """
 
