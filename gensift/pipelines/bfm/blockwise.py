@@ -135,6 +135,8 @@ class BlockwiseTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         used = kept
         if residual_weight is not None and features is not None:
             self._require_approximation()
+            if self.residency is not None:
+                self.residency.bring_approximation()
             used = kept + _per_row(residual_weight, kept) * self.residual(latents, condition)
         if self.residency is not None:
             self.residency.activate(index)

@@ -19,7 +19,8 @@ class SegmentResidency:
 
     All segments have the same shapes, so the device holds one set of slots, which the parameters
     of the present segment are views of, and some room for the first parameters of the next one.
-    Weights are not changed on the device, so nothing is ever written back.
+    Weights are not changed on the device, so nothing is ever written back. FRN comes to the device
+    when it is first used, and stays.
 
     Attributes:
         active: index of the segment in the slots, or None.
@@ -27,7 +28,7 @@ class SegmentResidency:
     """
 
     def __init__(self, model: Any, device: torch.device | str, ahead: float = AHEAD) -> None:
-        """Bring everything but segments to `device`, and keep those in (pinned) host memory.
+        """Bring everything but segments and FRN to `device`; segments stay in (pinned) host memory.
 
         Raises:
             ConfigError: `ahead` is not in [0, 1].
@@ -38,9 +39,13 @@ class SegmentResidency:
         self._device = torch.device(device)
         self._segments = {index: model.segments[index] for index in model.loaded_segments()}
         self._home = {index: self._to_host(part) for index, part in self._segments.items()}
-        for name, child in model.named_children():
-            if name != "segments":
-                child.to(self._device)
+        self._on_device = [
+            child for name, child in model.named_children() if name not in ("segments", "frn")
+        ]
+        for child in self._on_device:
+            child.to(self._device)
+        if model.has_approximation:
+            model.frn.cpu()
         shapes = next(iter(self._home.values()))
         self._slots = {name: self._empty_like(value) for name, value in shapes.items()}
         room = ahead * sum(value.nbytes for value in shapes.values())
@@ -54,8 +59,7 @@ class SegmentResidency:
     @property
     def bytes_on_device(self) -> int:
         """Parameters on the device: shared parts, slots, and what is fetched ahead."""
-        others = [part for name, part in self._model.named_children() if name != "segments"]
-        shared = sum(value.nbytes for part in others for value in _tensors(part))
+        shared = sum(value.nbytes for part in self._on_device for value in _tensors(part))
         own = [*self._slots.values(), *self._staging.values()]
         return shared + sum(value.nbytes for value in own)
 
@@ -70,9 +74,17 @@ class SegmentResidency:
         if segment + 1 in self._segments:
             self._fetch_ahead(segment + 1)
 
+    def bring_approximation(self) -> None:
+        """Have FRN on the device."""
+        if self._model.frn not in self._on_device:
+            self._on_device.append(self._model.frn.to(self._device))
+
     def remove(self) -> None:
         """Leave all segments in host memory; the rest of the model stays where it is."""
         self._release()
+        if self._stream is not None:
+            # What is being fetched must not land in memory that has a new owner.
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
         self._slots, self._staging = {}, {}
 
     def _release(self) -> None:

@@ -57,8 +57,9 @@ SIZES = {
 BLOCKS = {"trunk_depth": 6, "segment_depth": 1, "frn_depth": 1, "adaln_rank": 32}
 ALIGNMENT_WEIGHT = 0.05
 FEATURE_CHANNELS = 128
-DEFAULTS = {"num_inference_steps": 24, "guidance_scale": 1.5}
-"""Call arguments of the published pipeline."""
+DEFAULTS = {"num_inference_steps": 12, "guidance_scale": 2.0}
+"""Call arguments of the published pipeline; of guidance 1, 1.5, 2 and 3 the nearest to rendered
+pictures at 12 steps, with other seeds than those that are reported."""
 
 
 def build_transformer() -> BFMTransformer2DModel:

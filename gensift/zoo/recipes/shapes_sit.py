@@ -17,11 +17,13 @@ from gensift.pipelines.bfm.pipeline import BFMPipeline
 from gensift.pipelines.bfm.sit import SiTTransformer2DModel
 from gensift.zoo.recipes.flow_batches import SEED, build_optimizers, flow_batch, initialise
 from gensift.zoo.recipes.publishing import publish_pipeline
-from gensift.zoo.recipes.shapes_bfm import BOUNDARIES, DEFAULTS, SIZES, STEPS
+from gensift.zoo.recipes.shapes_bfm import BOUNDARIES, SIZES, STEPS
 from gensift.zoo.recipes.shapes_classes import CLASSES, encode_classes, load_vae
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 
 DEPTH = 8
+DEFAULTS = {"num_inference_steps": 12, "guidance_scale": 3.0}
+"""Call arguments of the published pipeline, chosen as those of `shapes-bfm`."""
 
 
 def build_transformer() -> SiTTransformer2DModel:

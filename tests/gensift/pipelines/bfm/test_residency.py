@@ -24,10 +24,13 @@ def test_memory_is_bounded_and_pictures_are_the_same(mode: str, segment_depth: i
     plain = latents_of(pipe, [0, 1], feature_mode=mode, **RUN)
     counts = parameter_counts(model)
     residency = pipe.enable_segment_residency("cpu")
-    others = counts["trunk"] + counts["shared"] + counts["frn"]
+    others = counts["trunk"] + counts["shared"]
     assert residency.bytes_on_device <= bytes_of(others) + 1.2 * bytes_of(counts["segment"])
     assert residency.bytes_on_device > bytes_of(others) + bytes_of(counts["segment"])
     assert torch.equal(latents_of(pipe, [0, 1], feature_mode=mode, **RUN), plain)
+    # FRN comes when it is first used.
+    others += counts["frn"] * (mode == "frn")
+    assert residency.bytes_on_device <= bytes_of(others) + 1.2 * bytes_of(counts["segment"])
     # Each segment is moved once per run: it is not fetched anew at every step.
     assert residency.bytes_moved == bytes_of(4 * counts["segment"])
     assert torch.equal(latents_of(pipe, [0, 1], feature_mode=mode, **RUN), plain)
