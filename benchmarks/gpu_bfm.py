@@ -9,8 +9,8 @@ Latents of 4 x 32 x 32, which are 256 tokens, with guidance: two rows a picture.
   them, bytes moved per call, and whether latents are equal bit for bit.
 
 parameter_bytes says what the weights take on the device in both states. The bound is trunk, shared
-parts and 1.2 segments; FRN comes on top once it is used. Peaks and `allocated_mib` are taken before SiT is
-built, and include the VAE. SiT has BFM's kind of block, see `gensift.pipelines.bfm.sit`.
+parts and 1.2 segments; FRN comes on top once it is used. Peaks and `allocated_mib` are taken before
+SiT is built, and include the VAE. SiT has BFM's kind of block, see `gensift.pipelines.bfm.sit`.
 
 Weights are random, so there is no figure of quality.
 """
