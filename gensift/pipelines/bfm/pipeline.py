@@ -13,7 +13,7 @@ from torch import Tensor
 from gensift.errors import ConfigError
 from gensift.pipelines.bfm.guided import GuidedVelocity
 from gensift.pipelines.bfm.labels import checked_labels, labels_of_prompts
-from gensift.pipelines.bfm.latents import decode_pictures, first_latents
+from gensift.pipelines.bfm.latents import decode_pictures, first_latents, vae_factor
 from gensift.pipelines.bfm.residency import AHEAD, SegmentResidency
 from gensift.pipelines.bfm.schedule import SegmentSchedule, spread_steps
 from gensift.pipelines.bfm.settings import FeatureMode, SamplingSettings, Solver
@@ -66,7 +66,7 @@ class BFMPipeline(DiffusionPipeline):  # type: ignore[misc]
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return vae_factor(self.vae)
 
     @property
     def default_sample_size(self) -> int:
