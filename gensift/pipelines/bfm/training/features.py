@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from gensift.errors import ConfigError
+from gensift.pipelines.loading import is_hub_id
 from gensift.zoo.catalog import model_folder
 
 DINOV2 = "facebook/dinov2-base"
@@ -169,7 +170,7 @@ def load_features(spec: str) -> FeatureEncoder | None:
         return None
     if spec == "shapes-clip":
         return ShapesClipFeatures.load()
-    if spec != "dinov2" and "/" not in spec and not Path(spec).is_dir():
+    if spec != "dinov2" and not Path(spec).is_dir() and not is_hub_id(spec):
         raise ConfigError(
             f"`features` is {spec!r}; give dinov2, shapes-clip, none, or a folder or hub id of a "
             "Dinov2Model."
