@@ -17,9 +17,15 @@ from gensift.pipelines.bfm.latents import decode_pictures, first_latents, vae_fa
 from gensift.pipelines.bfm.residency import AHEAD, SegmentResidency
 from gensift.pipelines.bfm.schedule import SegmentSchedule, spread_steps
 from gensift.pipelines.bfm.settings import FeatureMode, SamplingSettings, Solver
+from gensift.pipelines.bfm.sit import SiTTransformer2DModel
 from gensift.pipelines.bfm.solvers import SOLVERS
+from gensift.pipelines.bfm.split import SplitTransformer2DModel
 from gensift.pipelines.bfm.timetable import Timetable
+from gensift.pipelines.bfm.transformer import BFMTransformer2DModel
 from gensift.pipelines.next_scale.pipeline import check_output_type, rows_of_prompts
+
+# A folder names one of these classes, and diffusers loads none whose module was not imported.
+_TRANSFORMERS = (BFMTransformer2DModel, SplitTransformer2DModel, SiTTransformer2DModel)
 
 StepEnd = Callable[[Any, int, Any, dict[str, Tensor]], Mapping[str, Tensor] | None]
 
