@@ -64,7 +64,7 @@ def _read(row: OptionRow, texts: Sequence[str]) -> Any:
             f"`{flag(row.name)}` was given {len(texts)} times ({listed}); give it once."
         )
     try:
-        return parse_text(texts[0], _value_type(row.annotation))
+        return parse_text(texts[0], _read_as(row.annotation))
     except ValueError as error:
         raise ConfigError(f"`{flag(row.name)}` is {texts[0]!r}; give {error}.") from error
 
@@ -96,6 +96,12 @@ def _parameter(row: OptionRow, panel: str, names: tuple[str, ...]) -> inspect.Pa
     keyword = inspect.Parameter.KEYWORD_ONLY
     annotation = Annotated[annotation, option]
     return inspect.Parameter(row.name, keyword, default=None, annotation=annotation)
+
+
+def _read_as(annotation: Any) -> Any:
+    """The type of a text: that of the option, or a whole list where None stands for its lack."""
+    lists = [m for m in get_args(annotation) if is_union(annotation) and get_origin(m) is tuple]
+    return lists[0] if lists else _value_type(annotation)
 
 
 def _value_type(annotation: Any) -> type[Any]:

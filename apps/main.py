@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from apps import convert, errors, tune, zoo
+from apps import convert, errors, train_bfm, tune, zoo
 from apps.calibrate import calibrate
 from apps.console import only_json, write_json
 from apps.record import record
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(convert.app, name="convert")
+app.add_typer(train_bfm.app, name="train")
 app.command()(calibrate)
 app.command()(record)
 app.command("train-reward")(train_reward)

@@ -3,7 +3,7 @@
 python docs/tables.py           rewrites them
 python docs/tables.py --check   fails if one is out of date
 
-Kinds: `options ttsnap` (options of a sampler), `cli generate` (command line options),
+Kinds: `options ttsnap` (options of a sampler or a training), `cli generate` (command line options),
 `benchmark ttsnap` (a published benchmark), `caches ablation` (a part of the cache benchmark),
 `scales searches` (a part of the benchmark of next-scale searches), `answers pass16`,
 `answers order` (parts of the benchmark of diverse answers), `decoding zoo` (a model in that of text
@@ -25,9 +25,11 @@ from apps.calibrate import CalibrateOptions
 from apps.command_line import flag
 from apps.options import NAMES, PANELS, GenerateOptions
 from gensift.config import describe
+from gensift.pipelines.bfm.training.options import BFMTraining
 from samplers.registry import SAMPLERS
 
 DOCS = Path(__file__).parent
+TRAININGS = {"train-bfm": BFMTraining}
 SECTION = re.compile(r"(<!-- (\w+) ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -39,11 +41,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def options(sampler: str) -> str:
-    """What `-o key=value` sets for a sampler."""
-    cls: Any = SAMPLERS.get(sampler)
+    """What `-o key=value` sets for a sampler, or what a training takes."""
+    cls: Any = TRAININGS[sampler] if sampler in TRAININGS else SAMPLERS.get(sampler).config_class
     rows = [
-        [f"`{row.name}`", f"`{row.type}`", _default(row.default), row.help]
-        for row in describe(cls.config_class)
+        [f"`{row.name}`", f"`{row.type}`", _default(row.default), row.help] for row in describe(cls)
     ]
     return table(["option", "type", "default", "meaning"], rows)
 

@@ -20,11 +20,23 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: if the folder cannot be written; `path` is then as before.
     """
+    with file_written_whole(path) as aside, aside.open("xb") as file:
+        file.write(data)
+
+
+@contextmanager
+def file_written_whole(path: Path) -> Iterator[Path]:
+    """A file to write to, for content too large to hold; it is called `path` once all is written.
+
+    After an error it is gone, and `path` is as before.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     aside = path.with_name(TEMPORARY_PATTERN.replace("*", uuid.uuid4().hex))
     try:
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
+        yield aside
+        with aside.open("rb+") as file:
             os.fsync(file.fileno())
         aside.replace(path)
     finally:
@@ -56,7 +68,10 @@ def remove_stale_temporaries(folder: Path) -> None:
     """Remove what interrupted writes left in `folder` and its direct subfolders."""
     for pattern in (TEMPORARY_PATTERN, f"*/{TEMPORARY_PATTERN}"):
         for stale in folder.glob(pattern):
-            stale.unlink(missing_ok=True)
+            if stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+            else:
+                stale.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -117,7 +117,7 @@ def _read_preview_decoder(location: str, dtype: Any, device: str) -> Any:
     from diffusers import AutoencoderTiny
     from safetensors import SafetensorError
 
-    if not Path(location).is_dir() and not _is_hub_id(location):
+    if not Path(location).is_dir() and not is_hub_id(location):
         raise ConfigError(
             f"Preview decoder {location!r} is neither a folder nor a hub id (owner/name); give one "
             "of those, auto or vae."
@@ -229,7 +229,7 @@ def _locate(name: str) -> str:
                 "folder that `save_pretrained` of a pipeline wrote."
             )
         return str(folder)
-    if not _is_hub_id(name):
+    if not is_hub_id(name):
         raise ConfigError(
             f"Model {name!r} is neither a zoo model nor a folder nor a hub id (owner/name)."
             f"{nearest_hint(name, ZOO)} Zoo: {', '.join(ZOO)}."
@@ -237,7 +237,8 @@ def _locate(name: str) -> str:
     return name
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form `owner/name` of the hub, and not that of a path."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 

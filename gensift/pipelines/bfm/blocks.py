@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gensift.pipelines.attention import attend
@@ -53,7 +55,22 @@ class Block(nn.Module):
         return hidden + (fed * gate_f).to(hidden.dtype)  # type: ignore[no-any-return]
 
 
-class BlockStack(nn.Module):
+class CheckpointedLayers(nn.Module):
+    """Layers whose insides training can compute again in the backward pass, to save memory.
+
+    It is off until diffusers' `enable_gradient_checkpointing` of the whole model.
+    """
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Tensor]
+
+    def _run(self, layer: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(layer, *inputs)
+        return layer(*inputs)
+
+
+class BlockStack(CheckpointedLayers):
     """Blocks in a row, each with a modulation of its own."""
 
     def __init__(
@@ -75,9 +92,20 @@ class BlockStack(nn.Module):
             common: added to every block's modulation: `(rows, n or 1, 6 * width)`.
         """
         for block, modulation in zip(self.blocks, self.modulations, strict=True):
-            own = modulation(condition)
-            tokens = block(tokens, own if common is None else own + common, rotary)
+            tokens = self._run(_modulated, block, modulation, tokens, condition, rotary, common)
         return tokens
+
+
+def _modulated(
+    block: nn.Module,
+    modulation: nn.Module,
+    tokens: Tensor,
+    condition: Tensor,
+    rotary: Tensor,
+    common: Tensor | None,
+) -> Tensor:
+    own = modulation(condition)
+    return block(tokens, own if common is None else own + common, rotary)  # type: ignore[no-any-return]
 
 
 class BFMSegment(BlockStack):

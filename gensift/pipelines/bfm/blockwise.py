@@ -48,6 +48,7 @@ class BlockwiseTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """
 
     config_name = "config.json"
+    _supports_gradient_checkpointing = True
     uses_attention_dispatcher = True
     """Attention runs on the active backend, which `set_attention_backend` sets for all models."""
     residency: SegmentResidency | None = None

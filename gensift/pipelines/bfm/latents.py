@@ -1,4 +1,4 @@
-"""The ends of a run: noise to start from, and pictures of the latents."""
+"""From pictures to latents and back, and the noise that a run starts from."""
 
 from __future__ import annotations
 
@@ -38,7 +38,25 @@ def decode_pictures(vae: Any, latents: Tensor, output_type: str) -> Any:
     """Pictures of latents as `output_type` says, or the latents themselves for "latent"."""
     if output_type == "latent":
         return latents
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    scaled = latents / vae.config.scaling_factor + shift
+    scaled = latents / vae.config.scaling_factor + _shift(vae)
     decoded = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
     return convert_pictures((decoded.float() / 2 + 0.5).clamp(0, 1), output_type)
+
+
+def encode_pictures(vae: Any, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of latents, normalised as the transformer takes them.
+
+    `pictures` float `(rows, 3, height, width)` in [0, 1]; both results are float32.
+    """
+    posterior = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype)).latent_dist
+    scale = vae.config.scaling_factor
+    return (posterior.mean.float() - _shift(vae)) * scale, posterior.std.float() * scale
+
+
+def vae_factor(vae: Any) -> int:
+    """Pixels per latent, along a side."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def _shift(vae: Any) -> float:
+    return getattr(vae.config, "shift_factor", None) or 0.0

@@ -13,13 +13,19 @@ from torch import Tensor
 from gensift.errors import ConfigError
 from gensift.pipelines.bfm.guided import GuidedVelocity
 from gensift.pipelines.bfm.labels import checked_labels, labels_of_prompts
-from gensift.pipelines.bfm.latents import decode_pictures, first_latents
+from gensift.pipelines.bfm.latents import decode_pictures, first_latents, vae_factor
 from gensift.pipelines.bfm.residency import AHEAD, SegmentResidency
 from gensift.pipelines.bfm.schedule import SegmentSchedule, spread_steps
 from gensift.pipelines.bfm.settings import FeatureMode, SamplingSettings, Solver
+from gensift.pipelines.bfm.sit import SiTTransformer2DModel
 from gensift.pipelines.bfm.solvers import SOLVERS
+from gensift.pipelines.bfm.split import SplitTransformer2DModel
 from gensift.pipelines.bfm.timetable import Timetable
+from gensift.pipelines.bfm.transformer import BFMTransformer2DModel
 from gensift.pipelines.next_scale.pipeline import check_output_type, rows_of_prompts
+
+# A folder names one of these classes, and diffusers loads none whose module was not imported.
+_TRANSFORMERS = (BFMTransformer2DModel, SplitTransformer2DModel, SiTTransformer2DModel)
 
 StepEnd = Callable[[Any, int, Any, dict[str, Tensor]], Mapping[str, Tensor] | None]
 
@@ -66,7 +72,7 @@ class BFMPipeline(DiffusionPipeline):  # type: ignore[misc]
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return vae_factor(self.vae)
 
     @property
     def default_sample_size(self) -> int:

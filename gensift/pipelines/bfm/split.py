@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from gensift.errors import ConfigError
-from gensift.pipelines.bfm.blocks import BlockStack
+from gensift.pipelines.bfm.blocks import BlockStack, CheckpointedLayers
 from gensift.pipelines.bfm.blockwise import BlockwiseTransformer
 from gensift.pipelines.bfm.embeddings import ConditionEmbedding
 from gensift.pipelines.bfm.macs import StepMacs, split_macs
@@ -33,7 +33,7 @@ from gensift.pipelines.bfm.sit import SiTTransformer2DModel
 from gensift.pipelines.bfm.sizes import check_sizes
 
 
-class SplitSegment(nn.Module):
+class SplitSegment(CheckpointedLayers):
     """The last blocks of a dense model, for one segment, with an extra modulation per token."""
 
     def __init__(self, depth: int, width: int, num_heads: int, rank: int) -> None:
@@ -48,8 +48,23 @@ class SplitSegment(nn.Module):
         """As `BlockStack`; `condition` is per row, `semantic` and `common` are per token."""
         layers = zip(self.blocks, self.modulations, self.extras, strict=True)
         for block, modulation, extra in layers:
-            tokens = block(tokens, modulation(condition) + (extra(semantic) + common), rotary)
+            tokens = self._run(
+                _modulated, block, modulation, extra, tokens, condition, semantic, rotary, common
+            )
         return tokens
+
+
+def _modulated(
+    block: nn.Module,
+    modulation: nn.Module,
+    extra: nn.Module,
+    tokens: Tensor,
+    condition: Tensor,
+    semantic: Tensor,
+    rotary: Tensor,
+    common: Tensor,
+) -> Tensor:
+    return block(tokens, modulation(condition) + (extra(semantic) + common), rotary)  # type: ignore[no-any-return]
 
 
 class SplitSharedParts(nn.Module):

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import trange
 
+from gensift.pipelines.bfm.training.features import ShapesClipFeatures
 from gensift.pipelines.loading import call_defaults
 from gensift.randomness import candidate_seed, make_generators
 from gensift.zoo.evaluation.frechet import frechet_distance, shapes_features
-from gensift.zoo.recipes.shapes_classes import CLASSES, draw_pictures, load_feature_encoder
+from gensift.zoo.recipes.shapes_classes import CLASSES, draw_pictures
 from gensift.zoo.shapes.grammar import parse
 from gensift.zoo.shapes.verifier import is_true
 
@@ -58,7 +59,7 @@ class ClassJudge:
     """Compares pictures with rendered ones and with their classes."""
 
     def __init__(self, reference_per_class: int = REFERENCE_PER_CLASS) -> None:
-        self._encoder = load_feature_encoder()
+        self._encoder = ShapesClipFeatures.load().model
         self._reference = self.features(rendered(reference_per_class, REFERENCE_SEED))
 
     def features(self, pictures: Pictures) -> Tensor:

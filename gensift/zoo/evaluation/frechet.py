@@ -36,7 +36,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 def shapes_features(encoder: Any, pictures: NDArray[np.uint8], batch_size: int = _BATCH) -> Tensor:
     """The vector of each uint8 picture `(pictures, 64, 64, 3)`: float32 `(pictures, channels)`.
 
-    `encoder` is what `load_feature_encoder` returns.
+    `encoder` is the `model` of `ShapesClipFeatures`.
     """
     parts = []
     for start in range(0, len(pictures), batch_size):

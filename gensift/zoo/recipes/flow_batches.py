@@ -32,15 +32,6 @@ def flow_batch(
     )
 
 
-def initialise(transformer: nn.Module) -> None:
-    """Small normal weights; what starts at zero (modulations, the final layer) is left so."""
-    for name, parameter in transformer.named_parameters():
-        if parameter.ndim >= 2 and bool(parameter.any()):
-            nn.init.normal_(parameter, std=0.02)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
-
-
 def build_optimizers(*modules: nn.Module, rate: float = 1.0) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside blocks, AdamW for everything else; rates times `rate`."""
     matrices: list[nn.Parameter] = []

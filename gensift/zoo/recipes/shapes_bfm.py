@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gensift.pipelines.bfm.pipeline import BFMPipeline
 from gensift.pipelines.bfm.schedule import uniform_boundaries
-from gensift.pipelines.bfm.training.batches import FlowBatch
+from gensift.pipelines.bfm.training.initial import initialise
 from gensift.pipelines.bfm.training.losses import (
     ApproximationLoss,
     JointLoss,
@@ -30,7 +30,6 @@ from gensift.zoo.recipes.flow_batches import (
     SEED,
     build_optimizers,
     flow_batch,
-    initialise,
 )
 from gensift.zoo.recipes.publishing import publish_pipeline
 from gensift.zoo.recipes.shapes_classes import CLASSES, LabelledLatents, encode_classes, load_vae
@@ -132,7 +131,7 @@ def train_approximation(
     def loss_at(step: int) -> tuple[Tensor, LogRow]:
         batch = flow_batch(step, data, BOUNDARIES)
         with torch.autocast("cpu", torch.bfloat16):
-            value, held = loss(*ends(batch))
+            value, held = loss(*batch.both_ends)
         return value, {"approximated": value.item(), "held": held.item()}
 
     TrainingRun(
@@ -158,7 +157,7 @@ def train_jointly(
     def loss_at(step: int) -> tuple[Tensor, LogRow]:
         batch = flow_batch(step, data, BOUNDARIES)
         with torch.autocast("cpu", torch.bfloat16):
-            approximated, exact = loss(*ends(batch), batch.velocity)
+            approximated, exact = loss(*batch.both_ends, batch.velocity)
         return approximated + exact, {"approximated": approximated.item(), "exact": exact.item()}
 
     TrainingRun(
@@ -169,15 +168,3 @@ def train_jointly(
         warmup_then_decay(0.02, 0.5),
         average_decay=0.998,
     ).run(loss_at)
-
-
-def ends(batch: FlowBatch) -> tuple[Tensor, ...]:
-    """What `ApproximationLoss` and `DistillationLoss` take."""
-    return (
-        batch.latents,
-        batch.sigma,
-        batch.first_latents,
-        batch.start,
-        batch.share,
-        batch.labels,
-    )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 from tqdm import trange
 
+from gensift.pipelines.bfm.latents import encode_pictures
+from gensift.pipelines.bfm.training.features import ShapesClipFeatures
 from gensift.zoo.catalog import model_folder
 from gensift.zoo.shapes.grammar import KINDS, Meaning
 from gensift.zoo.shapes.scenes import place
@@ -58,16 +58,6 @@ def load_vae() -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(model_folder("shapes-flux") / "vae").eval()
 
 
-def load_feature_encoder() -> Any:
-    """The published picture encoder of `shapes-clip`; it returns a vector, and normed patches."""
-    import open_clip
-
-    location = f"local-dir:{model_folder('shapes-clip')}"
-    encoder = open_clip.create_model_and_transforms(location)[0].visual.eval()
-    encoder.output_tokens = True
-    return encoder.requires_grad_(False)
-
-
 def draw_pictures(count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Pictures of one object, all classes in turn, in [-1, 1] `(count, 3, 64, 64)`, and labels."""
     labels = np.arange(count) % len(KINDS)
@@ -81,7 +71,7 @@ def draw_pictures(count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]
 def encode_classes(cache: Path, count: int = PICTURES) -> LabelledLatents:
     """Draw and encode the training set, or read it from `cache` when it is there already."""
     if not cache.exists():
-        vae, encoder = load_vae(), load_feature_encoder()
+        vae, encoder = load_vae(), ShapesClipFeatures.load()
         rng = np.random.default_rng(SEED)
         parts: list[dict[str, Tensor]] = []
         for start in trange(0, count, _ENCODE_BATCH, desc="encode pictures", unit="batch"):
@@ -95,19 +85,7 @@ def encode_classes(cache: Path, count: int = PICTURES) -> LabelledLatents:
     return LabelledLatents(**load_file(cache))
 
 
-def _encode(vae: AutoencoderKL, encoder: Any, pixels: Tensor) -> dict[str, Tensor]:
-    scale, shift = vae.config.scaling_factor, vae.config.shift_factor
-    posterior = vae.encode(pixels).latent_dist
-    return {
-        "mean": ((posterior.mean - shift) * scale).half(),
-        "std": (posterior.std * scale).half(),
-        "features": patch_features(encoder, pixels).half(),
-    }
-
-
-def patch_features(encoder: Any, pixels: Tensor) -> Tensor:
-    """Features `(pictures, 16, channels)` of pictures in [-1, 1], as `shapes-clip` takes them."""
-    patches = encoder(pixels)[1]
-    side = round(patches.shape[1] ** 0.5)
-    grid = patches.transpose(1, 2).unflatten(2, (side, side))
-    return avg_pool2d(grid, side // GRID).flatten(2).transpose(1, 2)
+def _encode(vae: AutoencoderKL, encoder: ShapesClipFeatures, pixels: Tensor) -> dict[str, Tensor]:
+    pictures = pixels / 2 + 0.5
+    mean, std = encode_pictures(vae, pictures)
+    return {"mean": mean.half(), "std": std.half(), "features": encoder(pictures, GRID).half()}

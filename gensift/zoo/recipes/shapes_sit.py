@@ -15,7 +15,8 @@ from torch.nn.functional import mse_loss
 
 from gensift.pipelines.bfm.pipeline import BFMPipeline
 from gensift.pipelines.bfm.sit import SiTTransformer2DModel
-from gensift.zoo.recipes.flow_batches import SEED, build_optimizers, flow_batch, initialise
+from gensift.pipelines.bfm.training.initial import initialise
+from gensift.zoo.recipes.flow_batches import SEED, build_optimizers, flow_batch
 from gensift.zoo.recipes.publishing import publish_pipeline
 from gensift.zoo.recipes.shapes_bfm import BOUNDARIES, SIZES, STEPS
 from gensift.zoo.recipes.shapes_classes import CLASSES, encode_classes, load_vae

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from gensift.pipelines.bfm.pipeline import BFMPipeline
 from gensift.pipelines.bfm.sit import SiTTransformer2DModel
 from gensift.pipelines.bfm.split import SplitTransformer2DModel, split_dense
+from gensift.pipelines.bfm.training.initial import initialise
 from gensift.pipelines.bfm.training.losses import ApproximationLoss, DistillationLoss
 from gensift.pipelines.loading import load_pipeline
-from gensift.zoo.recipes.flow_batches import SEED, build_optimizers, flow_batch, initialise
-from gensift.zoo.recipes.shapes_bfm import BOUNDARIES, FINE_TUNING, SEGMENTS, ends
+from gensift.zoo.recipes.flow_batches import SEED, build_optimizers, flow_batch
+from gensift.zoo.recipes.shapes_bfm import BOUNDARIES, FINE_TUNING, SEGMENTS
 from gensift.zoo.recipes.shapes_classes import CLASSES, LabelledLatents, encode_classes, load_vae
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 
@@ -72,7 +73,7 @@ def _train(
     def loss_at(step: int) -> tuple[Tensor, LogRow]:
         batch = flow_batch(step, data, BOUNDARIES)
         with torch.autocast("cpu", torch.bfloat16):
-            approximated, other = compiled(*ends(batch))
+            approximated, other = compiled(*batch.both_ends)
         figures = {"approximated": approximated.item(), "other": other.item()}
         is_distilled = isinstance(loss, DistillationLoss)
         return (approximated + other if is_distilled else approximated), figures

@@ -52,6 +52,18 @@ class FlowBatch:
         """The same pairs where their segments start."""
         return self.latents_at(self.start)
 
+    @property
+    def both_ends(self) -> tuple[Tensor, ...]:
+        """What losses take that compare each row with where its segment starts."""
+        return (
+            self.latents,
+            self.sigma,
+            self.first_latents,
+            self.start,
+            self.share,
+            self.labels,
+        )
+
     def latents_at(self, sigma: Tensor) -> Tensor:
         """The pairs of data and noise, mixed by `sigma` `(batch,)`."""
         return self.data + sigma[:, None, None, None] * self.velocity

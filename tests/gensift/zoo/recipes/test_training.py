@@ -1,4 +1,4 @@
-"""The training loop against an undisturbed run, and its averages against their definition."""
+"""The training loop against an undisturbed run."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gensift.zoo.recipes.training import Average, LogRow, TrainingRun, warmup_then_decay
+from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 
 
 class Interrupted(Exception):
@@ -63,21 +63,6 @@ def test_training_learns_and_publishes_the_average(tmp_path: Path) -> None:
     saved = torch.load(run.checkpoint, weights_only=True)
     assert torch.equal(saved["average"]["model.weight"], model.weight)
     assert not torch.equal(saved["modules"]["model"]["weight"], model.weight)
-
-
-def test_the_average_is_the_exponential_one() -> None:
-    model = nn.Linear(1, 1, bias=False)
-    with torch.no_grad():
-        model.weight.fill_(0.0)
-    average = Average({"m": model}, decay=0.5)
-    expected = 0.0
-    for step, value in enumerate([1.0, 2.0, 4.0], start=1):
-        with torch.no_grad():
-            model.weight.fill_(value)
-        average.update({"m": model}, step)
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * value
-    assert average.values["m.weight"].item() == pytest.approx(expected)
 
 
 def test_a_gradient_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:

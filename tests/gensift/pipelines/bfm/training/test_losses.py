@@ -83,17 +83,6 @@ def batch() -> FlowBatch:
     )
 
 
-def ends(batch: FlowBatch) -> tuple[Tensor, ...]:
-    return (
-        batch.latents,
-        batch.sigma,
-        batch.first_latents,
-        batch.start,
-        batch.share,
-        batch.labels,
-    )
-
-
 def row_calls(model: Any, batch: FlowBatch, *, approximated: bool = False) -> list[Any]:
     """The model's output for each row, called as the pipeline calls it."""
     found = []
@@ -148,7 +137,7 @@ def test_velocity_loss_without_an_encoder(model: Any, batch: FlowBatch) -> None:
 
 @torch.no_grad()
 def test_approximation_loss(model: Any, batch: FlowBatch) -> None:
-    found, held = ApproximationLoss(model)(*ends(batch))
+    found, held = ApproximationLoss(model)(*batch.both_ends)
     true = torch.cat([output.features for output in row_calls(model, batch)])
     condition = model.condition(batch.sigma, batch.labels)
     first = torch.cat([o.features for o in row_calls(model, batch, approximated=True)])
@@ -161,7 +150,7 @@ def test_approximation_loss(model: Any, batch: FlowBatch) -> None:
 @torch.no_grad()
 def test_distillation_loss(split: Any, dense: Any, batch: FlowBatch) -> None:
     disturbed(split)
-    approximated, exact = DistillationLoss(split, dense)(*ends(batch))
+    approximated, exact = DistillationLoss(split, dense)(*batch.both_ends)
     wanted = dense(batch.latents, batch.sigma, batch.labels).sample
     for loss, is_near in ((approximated, True), (exact, False)):
         found = [output.sample for output in row_calls(split, batch, approximated=is_near)]
@@ -171,7 +160,9 @@ def test_distillation_loss(split: Any, dense: Any, batch: FlowBatch) -> None:
 @torch.no_grad()
 def test_joint_loss(model: Any, batch: FlowBatch) -> None:
     wanted = batch.noise - batch.data
-    for loss, is_near in zip(JointLoss(model)(*ends(batch), wanted), (True, False), strict=True):
+    for loss, is_near in zip(
+        JointLoss(model)(*batch.both_ends, wanted), (True, False), strict=True
+    ):
         found = [output.sample for output in row_calls(model, batch, approximated=is_near)]
         assert float(loss) == pytest.approx(mean_error(found, wanted), rel=1e-4)
 
@@ -180,7 +171,7 @@ def test_joint_loss(model: Any, batch: FlowBatch) -> None:
 def test_an_untrained_split_has_nothing_to_learn_from_true_features(
     split: Any, dense: Any, batch: FlowBatch
 ) -> None:
-    approximated, exact = DistillationLoss(split, dense)(*ends(batch))
+    approximated, exact = DistillationLoss(split, dense)(*batch.both_ends)
     assert float(exact) < 1e-10 < float(approximated)
 
 
@@ -196,7 +187,7 @@ def test_gradients_of_stage_one_reach_everything_but_frn(model: Any, batch: Flow
 def test_gradients_of_stage_two_reach_frn_alone(model: Any, batch: FlowBatch) -> None:
     model.requires_grad_(False)
     model.frn.requires_grad_(True)
-    ApproximationLoss(model)(*ends(batch))[0].backward()
+    ApproximationLoss(model)(*batch.both_ends)[0].backward()
     reached = {name for name, value in model.named_parameters() if value.grad is not None}
     assert reached == {f"frn.{name}" for name, _ in model.frn.named_parameters()}
 
@@ -208,7 +199,7 @@ def test_gradients_of_distillation_reach_every_stack_and_frn(
     split.segments.requires_grad_(True)
     split.frn.requires_grad_(True)
     disturbed(split)
-    sum(DistillationLoss(split, dense)(*ends(batch))).backward()
+    sum(DistillationLoss(split, dense)(*batch.both_ends)).backward()
     trained = {name for name, value in split.named_parameters() if value.requires_grad}
     assert trained == {name for name, value in split.named_parameters() if value.grad is not None}
     assert all(value.grad is None for value in dense.parameters())
