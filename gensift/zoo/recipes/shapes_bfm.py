@@ -10,6 +10,7 @@ features approximated by so small a FRN spoil what stacks have learned from true
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from gensift.pipelines.bfm.schedule import uniform_boundaries
 from gensift.pipelines.bfm.training.initial import initialise
 from gensift.pipelines.bfm.training.losses import (
     ApproximationLoss,
-    JointLoss,
+    DistillationLoss,
     VelocityLoss,
     build_projection,
 )
@@ -147,17 +148,18 @@ def train_approximation(
 def train_jointly(
     transformer: BFMTransformer2DModel, data: LabelledLatents, folder: Path, steps: int
 ) -> None:
-    """Stage 3: FRN and the stacks; trunk and shared parts are finished."""
+    """Stage 3: FRN and the stacks, taught by the model as it is; the rest is finished."""
     transformer.requires_grad_(False)
     trained = {"frn": transformer.frn, "segments": transformer.segments}
     for part in trained.values():
         part.requires_grad_(True)
-    loss = torch.compile(JointLoss(transformer))
+    teacher = copy.deepcopy(transformer).requires_grad_(False)
+    loss = torch.compile(DistillationLoss(transformer, teacher))
 
     def loss_at(step: int) -> tuple[Tensor, LogRow]:
         batch = flow_batch(step, data, BOUNDARIES)
         with torch.autocast("cpu", torch.bfloat16):
-            approximated, exact = loss(*batch.both_ends, batch.velocity)
+            approximated, exact = loss(*batch.led_from_start)
         return approximated + exact, {"approximated": approximated.item(), "exact": exact.item()}
 
     TrainingRun(

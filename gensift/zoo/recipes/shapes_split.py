@@ -8,6 +8,7 @@ the largest of the zoo. `python -m benchmarks.bfm` trains and measures it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -48,41 +49,38 @@ def train(folder: Path, steps: int = STEPS) -> BFMPipeline:
     data = encode_classes(folder / "latents.safetensors")
     model = build(dense)
     first_steps = max(1, round(APPROXIMATION_SHARE * steps))
-    _train(model, ApproximationLoss(model), [model.frn], data, folder / "frn", first_steps, 1.0)
-    stacks = [model.frn, model.segments]
+    _train(ApproximationLoss(model), {"frn": model.frn}, data, folder / "frn", first_steps)
     loss = DistillationLoss(model, dense.requires_grad_(False))
-    _train(model, loss, stacks, data, folder / "stacks", steps, FINE_TUNING)
+    _train(loss, {"frn": model.frn, "segments": model.segments}, data, folder / "stacks", steps)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     return BFMPipeline(load_vae(), model.eval(), scheduler, classes=CLASSES)
 
 
 def _train(
-    model: SplitTransformer2DModel,
-    loss: nn.Module,
-    trained: list[nn.Module],
+    loss: ApproximationLoss | DistillationLoss,
+    trained: Mapping[str, nn.Module],
     data: LabelledLatents,
     folder: Path,
     steps: int,
-    rate: float,
 ) -> None:
-    model.requires_grad_(False)
-    for part in trained:
+    loss.requires_grad_(False)
+    for part in trained.values():
         part.requires_grad_(True)
+    is_first = isinstance(loss, ApproximationLoss)
     compiled = torch.compile(loss)
 
     def loss_at(step: int) -> tuple[Tensor, LogRow]:
         batch = flow_batch(step, data, BOUNDARIES)
         with torch.autocast("cpu", torch.bfloat16):
-            approximated, other = compiled(*batch.both_ends)
+            approximated, other = compiled(*(batch.both_ends if is_first else batch.led_from_start))
         figures = {"approximated": approximated.item(), "other": other.item()}
-        is_distilled = isinstance(loss, DistillationLoss)
-        return (approximated + other if is_distilled else approximated), figures
+        return (approximated if is_first else approximated + other), figures
 
     TrainingRun(
         folder,
         steps,
-        {str(index): part for index, part in enumerate(trained)},
-        build_optimizers(*trained, rate=rate),
+        trained,
+        build_optimizers(*trained.values(), rate=1.0 if is_first else FINE_TUNING),
         warmup_then_decay(0.02, 0.6),
         average_decay=0.998,
     ).run(loss_at)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from gensift.pipelines.bfm.schedule import spread_steps
 
+MOST_GUIDANCE = 3.0
+"""Teachers are guided by scales from 1 to this one, drawn evenly: those that samplers use."""
+
 
 @dataclass(frozen=True)
 class FlowBatch:
@@ -20,6 +23,7 @@ class FlowBatch:
         sigma: share of noise `(batch,)`, uniform inside the segment.
         start, end: the sigmas between which the segment lies `(batch,)`.
         labels: int64 `(batch,)`; the number of classes where the label is withheld.
+        guidance_scale: of a teacher that leads from start to sigma `(batch,)`.
         features: of the clean picture `(batch, tokens, channels)`, by a frozen encoder; None where
             nothing is aligned with them.
     """
@@ -30,6 +34,7 @@ class FlowBatch:
     start: Tensor
     end: Tensor
     labels: Tensor
+    guidance_scale: Tensor
     features: Tensor | None = None
 
     @property
@@ -62,6 +67,18 @@ class FlowBatch:
             self.start,
             self.share,
             self.labels,
+        )
+
+    @property
+    def led_from_start(self) -> tuple[Tensor, ...]:
+        """What a loss takes whose teacher leads from the start of the segment to sigma."""
+        return (
+            self.first_latents,
+            self.start,
+            self.sigma,
+            self.share,
+            self.labels,
+            self.guidance_scale,
         )
 
     def latents_at(self, sigma: Tensor) -> Tensor:
@@ -98,12 +115,14 @@ def make_batch(
         torch.tensor(edges).repeat_interleave(counts) for edges in (boundaries[:-1], boundaries[1:])
     )
     noise = torch.randn(data.shape, generator=generator)
+    sigma = start + (end - start) * torch.rand(size, generator=generator)
     return FlowBatch(
         data=data,
         noise=noise,
-        sigma=start + (end - start) * torch.rand(size, generator=generator),
+        sigma=sigma,
         start=start,
         end=end,
         labels=labels.masked_fill(dropped, null_label),
+        guidance_scale=1 + (MOST_GUIDANCE - 1) * torch.rand(size, generator=generator),
         features=features,
     )

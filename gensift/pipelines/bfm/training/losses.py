@@ -87,64 +87,83 @@ class ApproximationLoss(nn.Module):
         return mse_loss(found, wanted), mse_loss(held, wanted)
 
 
-class JointLoss(nn.Module):
-    """Error of the velocity from approximated features and from true ones.
+class DistillationLoss(nn.Module):
+    """Error against a teacher's velocity at points that sampling comes by.
 
-    FRN and the stacks learn together, so that stacks make up for what FRN does not know.
+    FRN and the stacks learn together, from approximated features, so that stacks make up for what
+    FRN does not know, and from true ones. The points lie where one step of the teacher leads from
+    the start of the segment. On the straight line of a pair of data and noise they would not do:
+    two points of it betray the data, which is nothing that a sampler can know.
+
+    The teacher is the dense model that a blockwise one was split from, or a frozen copy of the
+    blockwise model, which then keeps its own velocities.
 
     Source: ours; the paper leaves stacks as stage 1 made them.
     """
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Any, teacher: nn.Module) -> None:
         super().__init__()
         self.transformer = transformer
+        self.teacher = teacher
 
     def forward(
         self,
-        latents: Tensor,
-        sigma: Tensor,
         first_latents: Tensor,
         start: Tensor,
+        sigma: Tensor,
         share: Tensor,
         labels: Tensor,
-        velocity: Tensor,
+        guidance_scale: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Squared errors of both; arguments as those of the losses above."""
+        """Squared errors from approximated and from true features.
+
+        `first_latents` are at `start`, where segments begin; `guidance_scale` `(batch,)` is that of
+        the teacher's step to `sigma`; the rest as in `ApproximationLoss`.
+        """
         model = self.transformer
         with torch.no_grad():
+            latents = self._after_a_step(first_latents, start, sigma, labels, guidance_scale)
+            wanted = true_velocity(self.teacher, latents, sigma, labels)
             condition = model.condition(sigma, labels)
             true = model.trunk_features(latents, condition)
             held = model.trunk_features(first_latents, model.condition(start, labels))
         residual = share[:, None, None] * model.residual(latents, condition)
         near = (held + residual).to(true.dtype)
         approximated, exact = (
-            mse_loss(velocity_by_segments(model, latents, condition, features), velocity)
+            mse_loss(velocity_by_segments(model, latents, condition, features), wanted)
             for features in (near, true)
         )
         return approximated, exact
 
-
-class DistillationLoss(JointLoss):
-    """The same against the velocity of a dense teacher, for a model that was split from it."""
-
-    def __init__(self, transformer: Any, teacher: nn.Module) -> None:
-        super().__init__(transformer)
-        self.teacher = teacher
-
-    def forward(
+    def _after_a_step(
         self,
-        latents: Tensor,
-        sigma: Tensor,
         first_latents: Tensor,
         start: Tensor,
-        share: Tensor,
+        sigma: Tensor,
         labels: Tensor,
-        velocity: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Squared errors of both; the teacher gives the `velocity`."""
-        with torch.no_grad():
-            velocity = self.teacher(latents, sigma, labels).sample
-        return super().forward(latents, sigma, first_latents, start, share, labels, velocity)
+        guidance_scale: Tensor,
+    ) -> Tensor:
+        nobody = torch.full_like(labels, self.transformer.null_label)
+        without = true_velocity(self.teacher, first_latents, start, nobody)
+        conditional = true_velocity(self.teacher, first_latents, start, labels)
+        velocity = without + _per_row(guidance_scale) * (conditional - without)
+        return first_latents + _per_row(sigma - start) * velocity
+
+
+def true_velocity(model: Any, latents: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+    """Velocity of a dense model, or of a blockwise one whose trunk runs, rows as batches have them.
+
+    All are `(batch, ...)`.
+    """
+    if not hasattr(model, "segments"):
+        return model(latents, sigma, labels).sample  # type: ignore[no-any-return]
+    condition = model.condition(sigma, labels)
+    features = model.trunk_features(latents, condition)
+    return velocity_by_segments(model, latents, condition, features)
+
+
+def _per_row(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
 
 
 def velocity_by_segments(

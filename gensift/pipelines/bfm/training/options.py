@@ -77,8 +77,8 @@ class BFMTraining:
     joint_steps: int = option(
         0,
         minimum=0,
-        help="optimiser steps of a third stage, in which stacks learn to do with FRN's features; "
-        "ours, none as published",
+        help="optimiser steps of a third stage, in which stacks learn to do with FRN's features, "
+        "taught by the finished model of --init; ours, none as published",
     )
     batch_size: int = option(
         1536,
@@ -121,6 +121,11 @@ class BFMTraining:
     def _problems(self) -> Iterator[str]:
         if not self.steps and not self.trains_approximation:
             yield "`steps`, `frn_steps` and `joint_steps` leave nothing to train; give one of them"
+        if self.joint_steps and self.steps:
+            yield (
+                "`joint_steps` go on from a finished model; give them in a run of their own, with "
+                "--init and `steps` 0"
+            )
         for name in ("learning_rate", "clip"):
             if getattr(self, name) == 0:
                 yield f"`{name}` is 0.0; allowed: above 0"

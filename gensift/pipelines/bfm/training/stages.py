@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,6 @@ from gensift.pipelines.bfm.training.initial import initialise
 from gensift.pipelines.bfm.training.losses import (
     ApproximationLoss,
     DistillationLoss,
-    JointLoss,
     VelocityLoss,
     build_projection,
 )
@@ -116,8 +116,8 @@ def _joint(start: Start, config: BFMTraining) -> Stage:
         config,
         name="joint",
         steps=config.joint_steps,
-        loss=JointLoss(start.transformer),
-        arguments=lambda batch: (*batch.both_ends, batch.velocity),
+        # As it was given: checkpoints are read later.
+        teacher=copy.deepcopy(start.transformer),
     )
 
 
@@ -127,14 +127,15 @@ def _distillation(start: Start, config: BFMTraining) -> Stage:
         config,
         name="distillation",
         steps=config.steps,
-        loss=DistillationLoss(start.transformer, start.teacher),
-        arguments=lambda batch: batch.both_ends,
+        teacher=start.teacher,
     )
 
 
-def _stacks_and_frn(start: Start, config: BFMTraining, **own: Any) -> Stage:
+def _stacks_and_frn(start: Start, config: BFMTraining, teacher: Any, **own: Any) -> Stage:
     transformer = start.transformer
     return Stage(
+        loss=DistillationLoss(transformer, teacher),
+        arguments=lambda batch: batch.led_from_start,
         batch_size=config.batch_size,
         trained={"segments": transformer.segments, "frn": transformer.frn},
         figures=("approximated", "exact"),

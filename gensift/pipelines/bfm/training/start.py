@@ -70,6 +70,8 @@ def start_model(
     """
     if init is not None and from_dense is not None:
         raise ConfigError("Both --init and --from-dense were given; give one of them.")
+    if config.joint_steps and init is None:
+        raise ConfigError("`joint_steps` go on from a finished model; name it by --init.")
     # The caller's own stream of random numbers goes on as if nothing had been drawn.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
@@ -108,10 +110,10 @@ def _split(config: BFMTraining, source: str) -> Start:
             "--from-dense needs `trunk_depth`; give --trunk-depth, the number of its first blocks "
             "that all segments share."
         )
-    if not (config.steps and config.frn_steps) or config.frn_depth == 0 or config.joint_steps:
+    if not (config.steps and config.frn_steps) or config.frn_depth == 0:
         raise ConfigError(
             "--from-dense trains FRN, then the stacks with it; `frn_depth`, `frn_steps` and "
-            "`steps` must be above 0, and `joint_steps` 0."
+            "`steps` must be above 0."
         )
     dense = load_part(
         source, "transformer", {SiTTransformer2DModel.__name__: SiTTransformer2DModel}

@@ -15,7 +15,6 @@ from gensift.pipelines.bfm.training.batches import FlowBatch, make_batch
 from gensift.pipelines.bfm.training.losses import (
     ApproximationLoss,
     DistillationLoss,
-    JointLoss,
     VelocityLoss,
     build_projection,
 )
@@ -147,31 +146,55 @@ def test_approximation_loss(model: Any, batch: FlowBatch) -> None:
     assert float(held) == pytest.approx(float((first - true).square().mean()), rel=1e-4)
 
 
-@torch.no_grad()
-def test_distillation_loss(split: Any, dense: Any, batch: FlowBatch) -> None:
-    disturbed(split)
-    approximated, exact = DistillationLoss(split, dense)(*batch.both_ends)
-    wanted = dense(batch.latents, batch.sigma, batch.labels).sample
-    for loss, is_near in ((approximated, True), (exact, False)):
-        found = [output.sample for output in row_calls(split, batch, approximated=is_near)]
-        assert float(loss) == pytest.approx(mean_error(found, wanted), rel=1e-4)
+def led(teacher: Any, batch: FlowBatch) -> tuple[Tensor, Tensor]:
+    """Where one guided step of the teacher leads each row, and its velocity there, row by row."""
+    latents, velocities = [], []
+    for row in range(ROWS):
+        one = slice(row, row + 1)
+        start, sigma, label = batch.start[one], batch.sigma[one], batch.labels[one]
+        at_start = (1 - start) * batch.data[one] + start * batch.noise[one]
+        segments = {} if teacher.config.get("num_segments") is None else {"segment": _at(start)}
+        conditional, without = (
+            teacher(at_start, start, given, **segments).sample
+            for given in (label, torch.full_like(label, 5))
+        )
+        guided = without + batch.guidance_scale[row] * (conditional - without)
+        latents.append(at_start + (sigma - start) * guided)
+        velocities.append(teacher(latents[-1], sigma, label, **segments).sample)
+    return torch.cat(latents), torch.cat(velocities)
 
 
+def _at(start: Tensor) -> int:
+    return BOUNDARIES.index(pytest.approx(float(start)))
+
+
+@pytest.mark.parametrize("teaching", ["dense", "blockwise"])
 @torch.no_grad()
-def test_joint_loss(model: Any, batch: FlowBatch) -> None:
-    wanted = batch.noise - batch.data
-    for loss, is_near in zip(
-        JointLoss(model)(*batch.both_ends, wanted), (True, False), strict=True
-    ):
-        found = [output.sample for output in row_calls(model, batch, approximated=is_near)]
-        assert float(loss) == pytest.approx(mean_error(found, wanted), rel=1e-4)
+def test_distillation_loss(
+    teaching: str, model: Any, split: Any, dense: Any, batch: FlowBatch
+) -> None:
+    teacher, pupil = (dense, disturbed(split)) if teaching == "dense" else (model, disturbed(split))
+    losses = DistillationLoss(pupil, teacher)(*batch.led_from_start)
+    latents, wanted = led(teacher, batch)
+    for loss, is_near in zip(losses, (True, False), strict=True):
+        found = []
+        for row in range(ROWS):
+            one = slice(row, row + 1)
+            start, sigma, label = batch.start[one], batch.sigma[one], batch.labels[one]
+            kept: dict[str, Any] = {"segment": _at(start)}
+            if is_near:
+                at_start = (1 - start) * batch.data[one] + start * batch.noise[one]
+                kept["features"] = pupil(at_start, start, label, **kept).features
+                kept["residual_weight"] = batch.share[one]
+            found.append(pupil(latents[one], sigma, label, **kept).sample)
+        assert float(loss) == pytest.approx(mean_error(found, wanted), rel=1e-3)
 
 
 @torch.no_grad()
 def test_an_untrained_split_has_nothing_to_learn_from_true_features(
     split: Any, dense: Any, batch: FlowBatch
 ) -> None:
-    approximated, exact = DistillationLoss(split, dense)(*batch.both_ends)
+    approximated, exact = DistillationLoss(split, dense)(*batch.led_from_start)
     assert float(exact) < 1e-10 < float(approximated)
 
 
@@ -199,7 +222,7 @@ def test_gradients_of_distillation_reach_every_stack_and_frn(
     split.segments.requires_grad_(True)
     split.frn.requires_grad_(True)
     disturbed(split)
-    sum(DistillationLoss(split, dense)(*batch.both_ends)).backward()
+    sum(DistillationLoss(split, dense)(*batch.led_from_start)).backward()
     trained = {name for name, value in split.named_parameters() if value.requires_grad}
     assert trained == {name for name, value in split.named_parameters() if value.grad is not None}
     assert all(value.grad is None for value in dense.parameters())

@@ -91,16 +91,41 @@ def test_a_finished_backbone_without_frn_is_trained_in_stage_2(
         assert torch.equal(start.transformer.state_dict()[key], value)
 
 
-def test_stage_3_trains_stacks_and_frn_together(
-    data: EncodedPictures, whole: dict[str, Tensor], tmp_path: Path
+def test_stage_3_is_taught_by_the_model_as_it_was_given(
+    data: EncodedPictures, tmp_path: Path
 ) -> None:
-    config = tiny(joint_steps=2)
-    start = start_model(config, SHAPE)
-    figures = trainer_of(start, data, tmp_path, config).run()
-    assert list(figures) == ["flow", "frn", "joint"]
-    after = start.transformer.state_dict()
-    changed = {key.split(".")[0] for key in whole if not torch.equal(whole[key], after[key])}
+    model = bfm(num_classes=2)
+    model.save_pretrained(tmp_path / "finished")
+    names = ("hidden_size", "num_heads", "trunk_depth", "segment_depth", "adaln_rank")
+    options = dict.fromkeys(names) | {"steps": 0, "frn_steps": 0, "joint_steps": 4}
+    config = tiny(**options, save_every=2)
+
+    def trained(folder: Path, stop: int | None = None) -> dict[str, Tensor]:
+        start = start_model(config, SHAPE, init=str(tmp_path / "finished"))
+        trainer = trainer_of(start, data, folder, config)
+        if stop is None:
+            assert list(trainer.run()) == ["joint"]
+        else:
+            with pytest.raises(Interrupted):
+                trainer.run(InterruptedAfter(stop))
+        teacher = trainer.stages[0].loss.teacher.state_dict()
+        assert all(torch.equal(teacher[key], value) for key, value in model.state_dict().items())
+        return dict(start.transformer.state_dict())
+
+    whole = trained(tmp_path / "whole")
+    before = model.state_dict()
+    changed = {key.split(".")[0] for key in whole if not torch.equal(whole[key], before[key])}
     assert changed == {"segments", "frn"}
+    trained(tmp_path / "stopped", stop=3)
+    again = trained(tmp_path / "stopped")
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+
+
+def test_stage_3_wants_a_finished_model() -> None:
+    with pytest.raises(ConfigError, match="run of their own"):
+        tiny(joint_steps=2)
+    with pytest.raises(ConfigError, match="--init"):
+        start_model(tiny(steps=0, joint_steps=2), SHAPE)
 
 
 def test_a_dense_model_is_distilled_into_stacks_and_frn(
