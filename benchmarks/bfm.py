@@ -73,10 +73,11 @@ class Arm:
 ARMS = (
     *(Arm("shapes-sit", "full", steps) for steps in (4, 6, 8, 12, 16, 24)),
     *(Arm("shapes-sit", "heun", steps) for steps in (4, 8)),
-    *(Arm("shapes-bfm", "full", steps) for steps in (4, 8, 12, 24)),
-    *(Arm("shapes-bfm", mode, s) for mode in ("frn", "hold") for s in (8, 12, 16, 24)),
+    *(Arm("shapes-bfm", "full", steps) for steps in (4, 5, 6, 8, 12)),
+    *(Arm("shapes-bfm", "frn", steps) for steps in (6, 8, 12, 16)),
+    *(Arm("shapes-bfm", "hold", steps) for steps in (8, 12)),
     *(Arm(CONVERTED, "frn", steps) for steps in (8, 12, 16, 24)),
-    *(Arm(CONVERTED, mode, s) for mode in ("full", "hold") for s in (12, 24)),
+    *(Arm(CONVERTED, mode, 12) for mode in ("full", "hold")),
 )
 
 
