@@ -26,8 +26,8 @@ from gensift.zoo.recipes.shapes_bfm import BOUNDARIES, FINE_TUNING, SEGMENTS
 from gensift.zoo.recipes.shapes_classes import CLASSES, LabelledLatents, encode_classes, load_vae
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 
-STEPS = 1_000
-APPROXIMATION_SHARE = 0.4
+STEPS = 600
+APPROXIMATION_SHARE = 2 / 3
 """Steps of the first stage for each one of the second."""
 TRUNK_DEPTH, FRN_DEPTH, RANK = 6, 1, 8
 
