@@ -61,6 +61,7 @@ def test_what_is_published_is_small_and_loads(recipe: Any, small: None, tmp_path
     finished = recipe.publish(tmp_path, 3)
     weights = sum(file.stat().st_size for file in finished.rglob("*.safetensors"))
     assert weights < 8 * MIB
+    assert not [f for f in finished.rglob("*.json") if "_name_or_path" in f.read_text()]
     pipe = gensift.load_pipeline(finished, device="cpu")
     pipe.set_progress_bar_config(disable=True)
     assert type(pipe) is gensift.BFMPipeline and len(pipe.config.classes) == len(CLASSES)
