@@ -1,0 +1,271 @@
+"""The Pictures tab: candidates forming, being judged, dropped; and the winner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from apps.app import picture_page
+from apps.app.choosing import default_models, samplers_of, session_of
+from apps.app.encoding import picture_uri
+from apps.app.following import Frame, frames, reader
+from apps.app.grid import error_html, live_html, status_html
+from apps.app.live import LiveView, Snapshot
+from apps.app.picture_search import FoundPicture, search_pictures
+from apps.app.requests import Request
+from apps.app.studio import Studio
+from apps.app.widgets import OptionWidgets, labels, option_widgets
+from gensift.config import describe
+
+EXAMPLES = (
+    "three green crosses",
+    "a red circle left of a blue square",
+    "an orange triangle and a purple circle",
+    "a yellow cross above a green square",
+)
+CANDIDATES = 12
+FIRST = "ttsnap"
+FIELDS = (
+    "sampler",
+    "prompt",
+    "num_candidates",
+    "seed",
+    "model",
+    "reward",
+    "steps",
+    "guidance_scale",
+    "width",
+    "height",
+    "cache",
+)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What a visitor sets, `fields` in the order of `FIELDS`, and the options per sampler."""
+
+    fields: Sequence[Any]
+    options: dict[str, OptionWidgets]
+    go: Any
+    stop: Any
+
+    @property
+    def inputs(self) -> list[Any]:
+        """All widgets, those of the options last."""
+        return [*self.fields, *(c for w in self.options.values() for c in w.components)]
+
+    def read(self, values: Sequence[Any]) -> dict[str, Any]:
+        """What the widgets say, as `read_request` takes it."""
+        given = dict(zip(FIELDS, values, strict=False))
+        given = {name: None if value == "" else value for name, value in given.items()}
+        rest = list(values[len(FIELDS) :])
+        for name, widgets in self.options.items():
+            mine, rest = rest[: len(widgets.components)], rest[len(widgets.components) :]
+            if name == given["sampler"]:
+                given["options"] = widgets.read(mine)
+        return {**given, "prompt": given["prompt"] or ""}
+
+
+def build(studio: Studio) -> None:
+    """Build the tab in the current block."""
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            controls = _controls(studio)
+        with gr.Column(scale=5, min_width=320):
+            live = gr.HTML(_welcome(), elem_id="picture-live")
+            outcome = picture_page.build()
+
+    def generate(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        for frame in _frames(studio, controls, values, session_of(request)):
+            yield _shown(frame, outcome)
+
+    def stop(request: gr.Request) -> None:
+        studio.desk.cancel(session_of(request))
+
+    gr.on(
+        [controls.go.click, controls.fields[1].submit],
+        generate,
+        controls.inputs,
+        [live, *outcome.components],
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    controls.stop.click(stop, api_visibility="private", queue=False, show_progress="hidden")
+    _serve_api(studio)
+
+
+def _controls(studio: Studio) -> Controls:
+    names = samplers_of("image")
+    limits = studio.options
+    models = default_models("image", studio.models.names)
+    prompt = gr.Textbox(
+        EXAMPLES[0], label="Prompt", lines=2, max_length=limits.max_prompt, elem_id="picture-prompt"
+    )
+    gr.Examples([[text] for text in EXAMPLES], prompt, label="Try")
+    sampler = gr.Dropdown(
+        labels(list(names), {}), value=FIRST, label="Sampler", elem_id="picture-sampler"
+    )
+    about = gr.HTML(_about(FIRST), elem_id="picture-about")
+    count = gr.Slider(
+        1, limits.max_candidates, CANDIDATES, step=1, label="Candidates", elem_id="picture-count"
+    )
+    seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="picture-seed-in")
+    with gr.Row():
+        go = gr.Button("Generate", variant="primary", elem_id="picture-go")
+        stop = gr.Button("Cancel", variant="stop", elem_id="picture-stop")
+    with gr.Accordion("Model and size", open=False):
+        model = gr.Dropdown(models, value=names[FIRST].default_model, label="Model")
+        reward = gr.Dropdown(
+            [("what fits the model", ""), *studio.models.rewards], value="", label="Reward"
+        )
+        steps = gr.Number(None, label="Steps", precision=0, info=_help("steps"))
+        guidance = gr.Number(None, label="Guidance scale", info=_help("guidance_scale"))
+        width = gr.Number(None, label="Width", precision=0, info=_help("width"))
+        height = gr.Number(None, label="Height", precision=0, info=_help("height"))
+        cache = gr.Dropdown(
+            [("none", ""), "ertacache", "bac"], value="", label="Cache", info=_help("cache")
+        )
+    with gr.Accordion("Options of the sampler", open=False):
+        groups, options = {}, {}
+        for name, cls in names.items():
+            with gr.Group(visible=name == FIRST) as groups[name]:
+                options[name] = option_widgets(cls.config_class)
+
+    def choose(name: str) -> list[Any]:
+        shown = [gr.update(visible=name == other) for other in groups]
+        return [_about(name), names[name].default_model, *shown]
+
+    sampler.change(
+        choose,
+        sampler,
+        [about, model, *groups.values()],
+        api_visibility="private",
+        show_progress="hidden",
+        queue=False,
+    )
+    fields = (
+        sampler,
+        prompt,
+        count,
+        seed,
+        model,
+        reward,
+        steps,
+        guidance,
+        width,
+        height,
+        cache,
+    )
+    return Controls(fields, options, go, stop)
+
+
+def _frames(
+    studio: Studio, controls: Controls, values: Sequence[Any], session: str
+) -> Iterator[Frame]:
+    def read() -> Request:
+        return reader(studio, controls.read(values))()
+
+    yield Frame()
+    yield from frames(studio, session, read, LiveView, search_pictures)
+
+
+def _shown(frame: Frame, outcome: picture_page.OutcomePage) -> list[Any]:
+    snapshot = frame.view or Snapshot()
+    if frame.problem:
+        return [error_html(frame.problem), *outcome.unchanged()]
+    if frame.is_stopped:
+        text = f"Stopped after {snapshot.seconds:.1f} s. The model is free again."
+        return [status_html(text) + live_html(snapshot, is_over=True), *outcome.unchanged()]
+    if frame.found is None:
+        return [live_html(snapshot, frame.before), *outcome.empty()]
+    return [live_html(snapshot, is_over=True), *outcome.filled(frame.found, snapshot)]
+
+
+def _serve_api(studio: Studio) -> None:
+    def generate_picture(
+        request: gr.Request,
+        prompt: str,
+        sampler: str = FIRST,
+        num_candidates: int = CANDIDATES,
+        seed: int = 0,
+        options: dict[str, Any] = {},  # noqa: B006
+    ) -> Iterator[dict[str, Any]]:
+        """Search for a picture; yields progress, and at last the winner.
+
+        Args:
+            request: set by Gradio.
+            prompt: text to generate from.
+            sampler: how to search.
+            num_candidates: candidates.
+            seed: number that all randomness derives from.
+            options: any of model, reward, steps, guidance_scale, width, height, cache, and
+                options: those of the sampler by name.
+        """
+        given = {
+            "prompt": prompt,
+            "sampler": sampler,
+            "num_candidates": num_candidates,
+            "seed": seed,
+            **(options if isinstance(options, dict) else {"options": options}),
+        }
+        read = reader(studio, given)
+        for frame in frames(studio, session_of(request), read, LiveView, search_pictures):
+            yield _document(frame)
+
+    gr.api(generate_picture, api_name="generate_picture")
+
+    def cancel(request: gr.Request) -> int:
+        """Stop all requests of this client; returns how many there were."""
+        return studio.desk.cancel(session_of(request))
+
+    gr.api(cancel, api_name="cancel", queue=False)
+
+
+def _document(frame: Frame) -> dict[str, Any]:
+    if frame.problem:
+        raise gr.Error(frame.problem, print_exception=False)
+    if frame.is_stopped:
+        return {"status": "stopped"}
+    if frame.found is None:
+        snapshot = frame.view or Snapshot()
+        return {
+            "status": "working" if frame.view else "waiting",
+            "before": frame.before,
+            "phase": snapshot.phase,
+            "done": snapshot.done,
+            "total": snapshot.total,
+        }
+    found: FoundPicture = frame.found
+    return {
+        "status": "done",
+        "run": found.folder.name,
+        "prompt": found.prompt,
+        "seed": str(found.seed),  # above 2**53, which JavaScript rounds
+        "reward": found.reward,
+        "cost": found.cost.to_dict(),
+        "code": found.code,
+        "command": found.command,
+        "picture": picture_uri(found.picture),
+    }
+
+
+def _welcome() -> str:
+    return (
+        status_html("Press Generate.")
+        + '<p class="gs-hint">Candidates start as noise. At checkpoints a judge looks at what each '
+        "of them is going to be; the worst are dropped, so that the compute goes to the rest.</p>"
+    )
+
+
+def _about(name: str) -> str:
+    cls = samplers_of("image")[name]
+    summary = (cls.__doc__ or "").strip().partition("\n")[0]
+    return f'<p class="gs-hint">{escape(summary)}</p>'
+
+
+def _help(field: str) -> str:
+    return {row.name: row.help for row in describe(Request)}[field]
