@@ -79,10 +79,10 @@ def draw(found: list[BestOf], work: int, reward: float) -> Figure:
 
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    exact = [point for point in found if point.is_exact]
-    bound = found[len(exact) - 1 if exact else 0 :]
+    known = sum(point.is_exact for point in found)
+    exact, bound = found[:known], found[max(0, known - 1) :]
     for part, line, label in ((exact, "-", "best-of-N"), (bound, "--", "best-of-N, at least")):
-        if part and (part is exact or len(part) > 1 or not exact):
+        if len(part) > 1 or len(found) == 1:
             xs, ys = [p.work for p in part], [p.reward for p in part]
             axes.plot(xs, ys, line, color=BLUE, drawstyle="steps-post", label=label)
     axes.plot([work], [reward], "*", color=GOLD, markersize=15, label="this search")

@@ -123,6 +123,10 @@ class Desk:
             future.cancel()
             self._leave(task)
 
+    def when_idle(self, work: Callable[[], None]) -> None:
+        """Do some work for nobody in particular, before what is asked for later."""
+        self._worker.submit(work)
+
     def cancel(self, session: str) -> int:
         """Stop all requests of a session; returns how many."""
         with self._lock:

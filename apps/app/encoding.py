@@ -26,8 +26,8 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def figure_uri(figure: Any, **settings: Any) -> str:
-    """A matplotlib figure as an SVG in a `data:` URI; it has no ground of its own."""
+def figure_uri(figure: Any, *, is_transparent: bool = True) -> str:
+    """A matplotlib figure as an SVG in a `data:` URI."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", transparent=True, **settings)
+    figure.savefig(buffer, format="svg", transparent=is_transparent)
     return data_uri(buffer.getvalue(), "image/svg+xml")

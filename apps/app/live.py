@@ -177,10 +177,10 @@ def _fate(candidate: int, stage: Stage, name: str) -> tuple[str, bool]:
         return ("winner" if candidate == stage.ranking[0] else "kept"), False
     parent = stage.parent(candidate)
     if parent is None:
-        return f"dropped after {name}", True
-    return (
-        f"goes on as a copy of #{parent}" if parent != candidate else f"kept after {name}"
-    ), False
+        return f"dropped, {name}", True
+    if parent != candidate:
+        return f"now a copy of #{parent}", False
+    return f"kept, {name}", False
 
 
 def _stage_name(stage: Stage) -> str:

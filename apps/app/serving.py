@@ -48,21 +48,24 @@ def build_page(options: AppOptions) -> Any:
         for title, build in TABS:
             with gr.Tab(title, id=title.lower(), elem_id=f"tab-{title.lower()}"):
                 build(studio)
+        page.load(studio.warm_up, api_visibility="private", queue=False)
+        page.unload(_leave(studio))
     page.queue(max_size=2 * options.max_waiting, default_concurrency_limit=2 * options.max_waiting)
     return page
 
 
-def launch(page: Any, options: AppOptions) -> Any:
-    """Start the server in a thread of its own; returns Gradio's app, local and public address."""
+def _leave(studio: Any) -> Any:
     import gradio as gr
 
-    fonts = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
-    theme = gr.themes.Soft(
-        primary_hue="blue",
-        neutral_hue="slate",
-        font=fonts,
-        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
-    )
+    def leave(request: gr.Request) -> None:
+        """Stop the work of a visitor who closes the page."""
+        studio.desk.cancel(str(request.session_hash))
+
+    return leave
+
+
+def launch(page: Any, options: AppOptions) -> Any:
+    """Start the server in a thread of its own; returns Gradio's app, local and public address."""
     return page.launch(
         server_name=options.host,
         server_port=options.port or _free_port(options.host),
@@ -70,8 +73,7 @@ def launch(page: Any, options: AppOptions) -> Any:
         prevent_thread_lock=True,
         quiet=True,
         show_error=False,
-        allowed_paths=[],
-        blocked_paths=[str(Path.cwd() / ".git"), str(Path.home())],
+        allowed_paths=[str(Path(options.output).resolve())],
         max_file_size=MAX_UPLOAD,
         max_threads=4 * options.max_waiting,
         run_history=False,
@@ -81,8 +83,38 @@ def launch(page: Any, options: AppOptions) -> Any:
         enable_monitoring=False,
         footer_links=["api"],
         state_session_capacity=100,
-        theme=theme,
+        theme=_theme(),
         css_paths=[STYLE],
+    )
+
+
+def _theme() -> Any:
+    """Plain, with the fonts of the system: nothing is fetched from elsewhere."""
+    import gradio as gr
+
+    theme = gr.themes.Base(
+        primary_hue="blue",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+    )
+    return theme.set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_text_color="white",
+        block_title_text_weight="600",
+        block_border_width="0px",
+        block_background_fill="transparent",
+        block_background_fill_dark="transparent",
+        block_padding="*spacing_md",
+        input_background_fill="*background_fill_primary",
+        input_border_width="1px",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
     )
 
 

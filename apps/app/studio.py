@@ -14,6 +14,7 @@ from apps.app.desk import Desk
 from apps.app.models import Models
 from apps.app.options import AppOptions
 from apps.app.requests import Request, check_plan, command_line, generate_options
+from apps.app.run_store import RunStore
 from apps.preparation import Job, default_folder, prepare
 from apps.run_generate import Counts, memory_advice, sampler_of, versions
 from gensift.randomness import candidate_seeds
@@ -28,18 +29,32 @@ class Studio:
     Attributes:
         options: as the app was started.
         root: folder of the run folders.
+        runs: what is in it.
     """
 
     options: AppOptions
     models: Models = field(init=False)
     desk: Desk = field(init=False)
     root: Path = field(init=False)
+    runs: RunStore = field(init=False)
+    _is_warm: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.models = Models(self.options)
         self.desk = Desk(self.options.max_waiting, self.options.max_seconds)
         self.root = Path(self.options.output).resolve()
         self.root.mkdir(parents=True, exist_ok=True)
+        self.runs = RunStore(self.root)
+
+    def warm_up(self) -> None:
+        """Load the model of the first tab, once, while the first visitor still reads."""
+        if not self._is_warm:
+            self._is_warm = True
+            self.desk.when_idle(self._load_first)
+
+    def _load_first(self) -> None:
+        with prepared(self, Request(prompt="a red circle")):
+            pass
 
     def new_folder(self, kind: str, text: str) -> Path:
         """A run folder that nobody else has; it is not made yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, get_args
 
@@ -56,11 +56,6 @@ def option_widgets(cls: type[Any], leave_out: Sequence[str] = SHARED) -> OptionW
         row for row in describe(cls) if row.name not in leave_out and not is_free_text(row)
     )
     return OptionWidgets(cls, rows, tuple(_widget(row) for row in rows))
-
-
-def labels(names: Sequence[str], notes: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Choices of a dropdown that say more than the name."""
-    return [(f"{name} · {notes[name]}" if notes.get(name) else name, name) for name in names]
 
 
 def _widget(row: OptionRow) -> Any:

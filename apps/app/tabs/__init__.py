@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from apps.app.studio import Studio
-from apps.app.tabs import pictures
+from apps.app.tabs import caches, pictures, runs, text
 
-TABS: tuple[tuple[str, Callable[[Studio], None]], ...] = (("Pictures", pictures.build),)
+TABS: tuple[tuple[str, Callable[[Studio], None]], ...] = (
+    ("Pictures", pictures.build),
+    ("Text", text.build),
+    ("Caches", caches.build),
+    ("Runs", runs.build),
+)
 """Title and builder of every tab, in order."""

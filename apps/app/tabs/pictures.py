@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from apps.app import picture_page
 from apps.app.choosing import default_models, samplers_of, session_of
@@ -17,8 +17,9 @@ from apps.app.grid import error_html, live_html, status_html
 from apps.app.live import LiveView, Snapshot
 from apps.app.picture_search import FoundPicture, search_pictures
 from apps.app.requests import Request
+from apps.app.sampler_choice import SamplerChoice, choose_sampler
+from apps.app.scrolling import SCROLL
 from apps.app.studio import Studio
-from apps.app.widgets import OptionWidgets, labels, option_widgets
 from gensift.config import describe
 
 EXAMPLES = (
@@ -29,45 +30,31 @@ EXAMPLES = (
 )
 CANDIDATES = 12
 FIRST = "ttsnap"
-FIELDS = (
-    "sampler",
-    "prompt",
-    "num_candidates",
-    "seed",
-    "model",
-    "reward",
-    "steps",
-    "guidance_scale",
-    "width",
-    "height",
-    "cache",
-)
 
 
 @dataclass(frozen=True)
 class Controls:
-    """What a visitor sets, `fields` in the order of `FIELDS`, and the options per sampler."""
+    """What a visitor sets: fields of a request by name, and the sampler with its options."""
 
-    fields: Sequence[Any]
-    options: dict[str, OptionWidgets]
+    fields: dict[str, Any]
+    choice: SamplerChoice
     go: Any
     stop: Any
 
     @property
     def inputs(self) -> list[Any]:
-        """All widgets, those of the options last."""
-        return [*self.fields, *(c for w in self.options.values() for c in w.components)]
+        """All widgets."""
+        return [*self.fields.values(), *self.choice.components]
 
     def read(self, values: Sequence[Any]) -> dict[str, Any]:
         """What the widgets say, as `read_request` takes it."""
-        given = dict(zip(FIELDS, values, strict=False))
+        given = dict(zip(self.fields, values, strict=False))
         given = {name: None if value == "" else value for name, value in given.items()}
-        rest = list(values[len(FIELDS) :])
-        for name, widgets in self.options.items():
-            mine, rest = rest[: len(widgets.components)], rest[len(widgets.components) :]
-            if name == given["sampler"]:
-                given["options"] = widgets.read(mine)
-        return {**given, "prompt": given["prompt"] or ""}
+        return {
+            **given,
+            "prompt": given["prompt"] or "",
+            **self.choice.read(values[len(self.fields) :]),
+        }
 
 
 def build(studio: Studio) -> None:
@@ -80,97 +67,76 @@ def build(studio: Studio) -> None:
             outcome = picture_page.build()
 
     def generate(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        for frame in _frames(studio, controls, values, session_of(request)):
+        def read() -> Request:
+            return reader(studio, controls.read(values))()
+
+        for frame in frames(studio, session_of(request), read, LiveView, search_pictures):
             yield _shown(frame, outcome)
 
     def stop(request: gr.Request) -> None:
         studio.desk.cancel(session_of(request))
 
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     gr.on(
-        [controls.go.click, controls.fields[1].submit],
+        [controls.go.click, controls.fields["prompt"].submit],
         generate,
         controls.inputs,
         [live, *outcome.components],
-        api_visibility="private",
-        show_progress="hidden",
+        **private,
     )
-    controls.stop.click(stop, api_visibility="private", queue=False, show_progress="hidden")
+    controls.go.click(None, js=SCROLL.format("picture-live"), api_visibility="private")
+    controls.stop.click(stop, queue=False, **private)
     _serve_api(studio)
 
 
 def _controls(studio: Studio) -> Controls:
-    names = samplers_of("image")
-    limits = studio.options
-    models = default_models("image", studio.models.names)
+    limits, helps = studio.options, {row.name: row.help for row in describe(Request)}
     prompt = gr.Textbox(
         EXAMPLES[0], label="Prompt", lines=2, max_length=limits.max_prompt, elem_id="picture-prompt"
     )
     gr.Examples([[text] for text in EXAMPLES], prompt, label="Try")
-    sampler = gr.Dropdown(
-        labels(list(names), {}), value=FIRST, label="Sampler", elem_id="picture-sampler"
+    with gr.Row():
+        go = gr.Button("Generate", variant="primary", elem_id="picture-go")
+        stop = gr.Button("Cancel", elem_id="picture-stop")
+    model = gr.Dropdown(
+        default_models("image", studio.models.names),
+        value=samplers_of("image")[FIRST].default_model,
+        label="Model",
+        render=False,
     )
-    about = gr.HTML(_about(FIRST), elem_id="picture-about")
+    choice = choose_sampler("image", FIRST, "picture", model)
     count = gr.Slider(
         1, limits.max_candidates, CANDIDATES, step=1, label="Candidates", elem_id="picture-count"
     )
     seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="picture-seed-in")
-    with gr.Row():
-        go = gr.Button("Generate", variant="primary", elem_id="picture-go")
-        stop = gr.Button("Cancel", variant="stop", elem_id="picture-stop")
     with gr.Accordion("Model and size", open=False):
-        model = gr.Dropdown(models, value=names[FIRST].default_model, label="Model")
-        reward = gr.Dropdown(
-            [("what fits the model", ""), *studio.models.rewards], value="", label="Reward"
-        )
-        steps = gr.Number(None, label="Steps", precision=0, info=_help("steps"))
-        guidance = gr.Number(None, label="Guidance scale", info=_help("guidance_scale"))
-        width = gr.Number(None, label="Width", precision=0, info=_help("width"))
-        height = gr.Number(None, label="Height", precision=0, info=_help("height"))
+        model.render()  # type: ignore[no-untyped-call]
+        rewards = [(name, name) for name in studio.models.rewards]
+        fitting = [("what fits the model", ""), *rewards]
+        reward = gr.Dropdown(fitting, value="", label="Reward", info=helps["reward"])
+        numbers = {
+            name: gr.Number(
+                None,
+                label=name.replace("_", " ").capitalize(),
+                precision=None if name == "guidance_scale" else 0,
+                info=helps[name],
+                placeholder="as the model asks for",
+            )
+            for name in ("steps", "guidance_scale", "width", "height")
+        }
         cache = gr.Dropdown(
-            [("none", ""), "ertacache", "bac"], value="", label="Cache", info=_help("cache")
+            [("none", ""), "ertacache", "bac"], value="", label="Cache", info=helps["cache"]
         )
-    with gr.Accordion("Options of the sampler", open=False):
-        groups, options = {}, {}
-        for name, cls in names.items():
-            with gr.Group(visible=name == FIRST) as groups[name]:
-                options[name] = option_widgets(cls.config_class)
-
-    def choose(name: str) -> list[Any]:
-        shown = [gr.update(visible=name == other) for other in groups]
-        return [_about(name), names[name].default_model, *shown]
-
-    sampler.change(
-        choose,
-        sampler,
-        [about, model, *groups.values()],
-        api_visibility="private",
-        show_progress="hidden",
-        queue=False,
-    )
-    fields = (
-        sampler,
-        prompt,
-        count,
-        seed,
-        model,
-        reward,
-        steps,
-        guidance,
-        width,
-        height,
-        cache,
-    )
-    return Controls(fields, options, go, stop)
-
-
-def _frames(
-    studio: Studio, controls: Controls, values: Sequence[Any], session: str
-) -> Iterator[Frame]:
-    def read() -> Request:
-        return reader(studio, controls.read(values))()
-
-    yield Frame()
-    yield from frames(studio, session, read, LiveView, search_pictures)
+    fields = {
+        "prompt": prompt,
+        "num_candidates": count,
+        "seed": seed,
+        "model": model,
+        "reward": reward,
+        **numbers,
+        "cache": cache,
+    }
+    return Controls(fields, choice, go, stop)
 
 
 def _shown(frame: Frame, outcome: picture_page.OutcomePage) -> list[Any]:
@@ -216,13 +182,13 @@ def _serve_api(studio: Studio) -> None:
         for frame in frames(studio, session_of(request), read, LiveView, search_pictures):
             yield _document(frame)
 
-    gr.api(generate_picture, api_name="generate_picture")
+    api(generate_picture, api_name="generate_picture")
 
     def cancel(request: gr.Request) -> int:
         """Stop all requests of this client; returns how many there were."""
         return studio.desk.cancel(session_of(request))
 
-    gr.api(cancel, api_name="cancel", queue=False)
+    api(cancel, api_name="cancel", queue=False)
 
 
 def _document(frame: Frame) -> dict[str, Any]:
@@ -259,13 +225,3 @@ def _welcome() -> str:
         + '<p class="gs-hint">Candidates start as noise. At checkpoints a judge looks at what each '
         "of them is going to be; the worst are dropped, so that the compute goes to the rest.</p>"
     )
-
-
-def _about(name: str) -> str:
-    cls = samplers_of("image")[name]
-    summary = (cls.__doc__ or "").strip().partition("\n")[0]
-    return f'<p class="gs-hint">{escape(summary)}</p>'
-
-
-def _help(field: str) -> str:
-    return {row.name: row.help for row in describe(Request)}[field]
