@@ -61,6 +61,8 @@ def read_request(given: Mapping[str, Any], limits: AppOptions, models: Models) -
         sampler_fields(generate_options(request, limits), sampler.config_class),
     )
     _refuse_paths(config, models)
+    # Also where they came among the options of the sampler.
+    _check_bounds(config, {"num_candidates": limits.max_candidates})
     is_timed = getattr(config, "budget_unit", None) == "seconds"
     if is_timed and (config.budget or 0) > limits.max_seconds:
         raise ConfigError(
@@ -166,10 +168,14 @@ def _check_sizes(request: Request, limits: AppOptions) -> None:
         "width": limits.max_side,
         "height": limits.max_side,
     }
+    _check_bounds(request, bounds)
+
+
+def _check_bounds(given: Any, bounds: Mapping[str, int]) -> None:
     problems = [
         f"`{name}` is {value}; at most {most} is allowed here"
         for name, most in bounds.items()
-        if (value := getattr(request, name)) is not None and value > most
+        if (value := getattr(given, name, None)) is not None and value > most
     ]
     if problems:
         raise ConfigError.from_problems("The request", problems)
