@@ -13,7 +13,7 @@ from apps.app.run_store import RunStore
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GENERATE = "/generate_picture"
-expect.set_options()
+expect.set_options(timeout=60_000)
 
 
 def ask(page, count, prompt=None, steps=None):
