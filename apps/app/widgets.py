@@ -58,6 +58,18 @@ def option_widgets(cls: type[Any], leave_out: Sequence[str] = SHARED) -> OptionW
     return OptionWidgets(cls, rows, tuple(_widget(row) for row in rows))
 
 
+def optional_number(name: str, info: str, elem_id: str) -> Any:
+    """A field for a number that may be left out; it gives text."""
+    return gr.Textbox(
+        "",
+        label=name.replace("_", " ").capitalize(),
+        info=info,
+        placeholder="as the model asks for",
+        max_length=20,
+        elem_id=elem_id,
+    )
+
+
 def _widget(row: OptionRow) -> Any:
     label, info = row.name.replace("_", " ").replace(".", ": "), row.help
     if row.annotation is bool:
@@ -69,8 +81,9 @@ def _widget(row: OptionRow) -> Any:
             label=label,
             info=info,
         )
-    is_nested = "." in row.name
-    if not is_nested and _members(row) & {int, float} and tuple not in _origins(row):
+    # An empty number field would come back as 0, so what may be left out is asked for as text.
+    has_number = "." not in row.name and isinstance(row.default, (int, float))
+    if has_number and _members(row) & {int, float} and tuple not in _origins(row):
         is_whole = float not in _members(row)
         return gr.Number(
             value=_shown_default(row),

@@ -27,7 +27,7 @@ from apps.app.grid import error_html, status_html
 from apps.app.run_store import PROFILE
 from apps.app.scrolling import SCROLL
 from apps.app.studio import Studio
-from apps.app.widgets import option_widgets
+from apps.app.widgets import option_widgets, optional_number
 from caches.options import CalibrationOptions
 from caches.registry import CACHES
 
@@ -67,7 +67,7 @@ def build(studio: Studio) -> None:
                 stop = gr.Button("Cancel", elem_id="cache-stop")
             model = gr.Dropdown(models, value=FIRST_MODEL, label="Model")
             seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-            steps = gr.Number(None, label="Steps", precision=0, placeholder="as the model asks for")
+            steps = optional_number("steps", "Denoising steps.", "cache-steps")
             with gr.Accordion("Calibrate a new one", open=False, elem_id="cache-calibrate"):
                 prompts = gr.Textbox(
                     "\n".join(PROMPTS), label="Prompts, one per line; half are held out", lines=5
@@ -89,7 +89,7 @@ def build(studio: Studio) -> None:
 
     def run_comparison(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         names = ("prompt", "profile", "model", "seed", "steps")
-        given = dict(zip(names, values, strict=True))
+        given = {**dict(zip(names, values, strict=True)), "steps": _steps(values[-1])}
         for frame in _compare(studio, session_of(request), given):
             yield _compared(frame)
 
@@ -100,7 +100,7 @@ def build(studio: Studio) -> None:
             lines = [line.strip() for line in str(text).splitlines() if line.strip()]
             given = {
                 "model": model_name,
-                "steps": num_steps,
+                "steps": _steps(num_steps),
                 "prompts": lines,
                 "options": widgets.read(chosen),
             }
@@ -126,6 +126,11 @@ def build(studio: Studio) -> None:
     )
     stop.click(cancel, queue=False, **private)
     _serve_api(studio)
+
+
+def _steps(text: str) -> Any:
+    """The number in a text, None where it is empty; anything else is refused later on."""
+    return int(text) if text.strip().isdecimal() else text.strip() or None
 
 
 def _compare(studio: Studio, session: str, given: dict[str, Any]) -> Iterator[Frame]:

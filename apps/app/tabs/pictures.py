@@ -20,7 +20,8 @@ from apps.app.requests import Request
 from apps.app.sampler_choice import SamplerChoice, choose_sampler
 from apps.app.scrolling import SCROLL
 from apps.app.studio import Studio
-from gensift.config import describe
+from apps.app.widgets import optional_number
+from gensift.config import describe, parse_overrides
 
 EXAMPLES = (
     "three green crosses",
@@ -30,6 +31,7 @@ EXAMPLES = (
 )
 CANDIDATES = 12
 FIRST = "ttsnap"
+OPTIONAL = ("steps", "guidance_scale", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,10 @@ class Controls:
         """What the widgets say, as `read_request` takes it."""
         given = dict(zip(self.fields, values, strict=False))
         given = {name: None if value == "" else value for name, value in given.items()}
+        texts = [f"{name}={given.pop(name) or 'none'}" for name in OPTIONAL]
         return {
             **given,
+            **parse_overrides(texts, Request),
             "prompt": given["prompt"] or "",
             **self.choice.read(values[len(self.fields) :]),
         }
@@ -114,16 +118,7 @@ def _controls(studio: Studio) -> Controls:
         rewards = [(name, name) for name in studio.models.rewards]
         fitting = [("what fits the model", ""), *rewards]
         reward = gr.Dropdown(fitting, value="", label="Reward", info=helps["reward"])
-        numbers = {
-            name: gr.Number(
-                None,
-                label=name.replace("_", " ").capitalize(),
-                precision=None if name == "guidance_scale" else 0,
-                info=helps[name],
-                placeholder="as the model asks for",
-            )
-            for name in ("steps", "guidance_scale", "width", "height")
-        }
+        numbers = {name: optional_number(name, helps[name], f"picture-{name}") for name in OPTIONAL}
         cache = gr.Dropdown(
             [("none", ""), "ertacache", "bac"], value="", label="Cache", info=helps["cache"]
         )

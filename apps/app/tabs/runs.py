@@ -29,7 +29,12 @@ def build(studio: Studio) -> None:
                 _names(studio), value=None, label="Run, newest first", elem_id="runs-run"
             )
             refresh = gr.Button("Refresh", elem_id="runs-refresh")
-            files = gr.File(label="Files to download", file_count="multiple", elem_id="runs-files")
+            files = gr.File(
+                label="Files to download",
+                file_count="multiple",
+                interactive=False,
+                elem_id="runs-files",
+            )
         with gr.Column(scale=5, min_width=320):
             page = gr.HTML(status_html("Choose a run."), elem_id="runs-page")
             with gr.Accordion("run.json", open=False):

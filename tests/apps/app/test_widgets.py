@@ -49,7 +49,7 @@ def test_each_option_has_a_widget_of_its_kind_with_its_help(widgets):
     }
     assert kinds == {
         "rate": gr.Number,
-        "count": gr.Number,
+        "count": gr.Textbox,
         "keep": gr.Textbox,
         "kind": gr.Dropdown,
         "is_on": gr.Checkbox,
@@ -64,10 +64,17 @@ def test_untouched_widgets_say_nothing(widgets):
 
 
 def test_what_is_set_becomes_the_config(widgets):
-    changes = {"rate": 0.25, "keep": "0.5, 0.4", "is_on": False, "inner.depth": "3", "kind": "b"}
+    changes = {
+        "rate": 0.25,
+        "keep": "0.5, 0.4",
+        "is_on": False,
+        "inner.depth": "3",
+        "count": "7",
+        "kind": "b",
+    }
     config = from_dict(Config, widgets.read(values(widgets, **changes)))
     assert (config.rate, config.keep, config.is_on, config.kind) == (0.25, (0.5, 0.4), False, "b")
-    assert config.inner.depth == 3
+    assert (config.inner.depth, config.count) == (3, 7)
 
 
 def test_a_text_that_cannot_be_read_is_refused(widgets):
