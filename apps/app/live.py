@@ -73,6 +73,9 @@ class LiveView:
     """Listens to a search in the thread that works; is looked at from the one that shows.
 
     Every report is also where a cancelled search stops.
+
+    Attributes:
+        candidate_steps: steps that the search makes, each candidate's counted on its own.
     """
 
     def __init__(self, task: Task) -> None:
@@ -83,13 +86,14 @@ class LiveView:
         self._counts: dict[str, tuple[int, int]] = {}
         self._phase = "Loading the model"
         self._main = (0, 0)
-        self._rows = 1
+        self._rows = 0
+        self.candidate_steps = 0
         self._has_final = False
 
-    def plan(self, num_candidates: int, rows_per_candidate: int) -> None:
-        """The search begins with so many candidates, each of so many denoiser rows per step."""
+    def plan(self, num_candidates: int, denoiser_rows: int) -> None:
+        """The search begins with so many candidates, and takes so many denoiser rows in all."""
         with self._lock:
-            self._rows = rows_per_candidate
+            self._rows = denoiser_rows
             self._phase = "Starting"
             self._cards = {index: Card(index) for index in range(num_candidates)}
         self._task.tell()
@@ -105,7 +109,8 @@ class LiveView:
         with self._lock:
             if event == "denoise":
                 self._main, self._phase = (done, total), "Denoising"
-                self._counts["denoiser rows"] = done * self._rows, total * self._rows
+                self.candidate_steps = total
+                self._counts["denoiser rows"] = round(done * self._rows / total), self._rows
             else:
                 self._counts[_NAMES.get(event, event)] = done, total
             if event == "scale":

@@ -68,10 +68,12 @@ def search_pictures(studio: Studio, request: Request, task: Task, view: LiveView
                 f"{request.sampler} makes no pictures; choose it on its own tab."
             )
         plan = session.plan
-        view.plan(session.counts.seeds, getattr(plan, "guidance_rows", 1))
+        view.plan(session.counts.seeds, plan.cost.nfe)
         output = _watched(session, view)
         view.say("Writing the results")
-        return _write(studio, session, output)
+        # What a step of one candidate costs, times the length of the loop.
+        steps = getattr(plan, "num_steps", 0) / max(1, view.candidate_steps)
+        return _write(studio, session, output, round(plan.cost.nfe * steps))
 
 
 def _watched(session: Session, view: LiveView) -> SamplerOutput:
@@ -87,14 +89,15 @@ def _watched(session: Session, view: LiveView) -> SamplerOutput:
         return session.run(view.on_progress, view.on_stage)
 
 
-def _write(studio: Studio, session: Session, output: SamplerOutput) -> FoundPicture:
+def _write(
+    studio: Studio, session: Session, output: SamplerOutput, rows_per_candidate: int
+) -> FoundPicture:
     job, plan = session.job, session.plan
     (result,), (trace,) = output.results, output.trace.prompts
     with run_folder(studio, session) as folder:
         folder.write_json(PLAN, plan.to_dict())
         folder.append_result(write_prompt(folder, job.config, output, 0, "trace"))
         folder.write_summary({**output.cost.to_dict(), "planned": plan.cost.to_dict()})
-    steps = getattr(plan, "num_steps", 0) * getattr(plan, "guidance_rows", 1)
     return FoundPicture(
         folder=folder.path,
         prompt=result.prompt,
@@ -104,7 +107,7 @@ def _write(studio: Studio, session: Session, output: SamplerOutput) -> FoundPict
         first_reward=result.first_reward,
         cost=output.cost,
         planned=plan.cost,
-        rows_per_candidate=steps,
+        rows_per_candidate=rows_per_candidate,
         trace=trace,
         command=job.command,
         code=None

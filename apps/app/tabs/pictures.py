@@ -27,7 +27,7 @@ EXAMPLES = (
     "three green crosses",
     "a red circle left of a blue square",
     "an orange triangle and a purple circle",
-    "a yellow cross above a green square",
+    "a red circle",
 )
 CANDIDATES = 12
 FIRST = "ttsnap"

@@ -17,7 +17,7 @@ def task():
 @pytest.fixture
 def view(task):
     view = LiveView(task)
-    view.plan(4, 2)
+    view.plan(4, 80)
     return view
 
 
