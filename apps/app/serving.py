@@ -43,7 +43,7 @@ def launch(page: Any, options: AppOptions) -> Any:
 
     return page.launch(
         server_name=options.host,
-        server_port=options.port or _free_port(options.host),
+        server_port=options.port or free_port(options.host),
         share=options.share,
         prevent_thread_lock=True,
         quiet=True,
@@ -63,7 +63,8 @@ def launch(page: Any, options: AppOptions) -> Any:
     )
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """A port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
