@@ -1,12 +1,18 @@
-"""Takes the screenshots of `docs/pictures` in a real browser: python docs/screenshots.py
+"""Takes the screenshots of `docs/pictures` in a real browser.
 
-Needs Chromium and Playwright. The app runs on the zoo, in a folder that is thrown away.
+python docs/screenshots.py        starts the app on the zoo, in a folder that is thrown away
+python docs/screenshots.py URL    takes those of an app that runs already
+
+Needs Chromium and Playwright.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +28,12 @@ LIVE_AT = "dropped, step"
 
 
 def main() -> None:
-    """Serve, drive and take the pictures."""
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        options = AppOptions(port=0, output=folder)
-        app = build_page(options)
-        _, url, _ = launch(app, options)
+    """Drive the app and take the pictures."""
+    running = sys.argv[1:]
+    with (
+        nullcontext(running[0]) if running else _served() as url,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
             args=["--headless", "--no-sandbox", "--disable-gpu"],
@@ -38,6 +45,15 @@ def main() -> None:
         _runs(page)
         _narrow(_open(browser, url, 390, 844, color_scheme="dark"))
         browser.close()
+
+
+@contextmanager
+def _served() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        options = AppOptions(port=0, output=folder)
+        app = build_page(options)
+        _, url, _ = launch(app, options)
+        yield url
         app.close(verbose=False)
 
 
