@@ -77,7 +77,7 @@ def build(studio: Studio) -> None:
     gr.on([go.click, prompt.submit], write, fields, shown, **private)
     go.click(None, js=SCROLL.format("text-live"), api_visibility="private")
     stop.click(_stopper(studio), queue=False, **private)
-    step.release(show_step, [runs, step], replay, **private)
+    step.input(show_step, [runs, step], replay, trigger_mode="always_last", **private)
     play.click(play_all, runs, [step, replay], **private)
     _serve_api(studio)
 
