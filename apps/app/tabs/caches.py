@@ -63,8 +63,8 @@ def build(studio: Studio) -> None:
                 elem_id="cache-profile",
             )
             with gr.Row():
-                go = gr.Button("Compare", variant="primary", elem_id="cache-go")
-                stop = gr.Button("Cancel", elem_id="cache-stop")
+                go = gr.Button("Compare", variant="primary", elem_id="cache-go", min_width=100)
+                stop = gr.Button("Cancel", elem_id="cache-stop", min_width=100)
             model = gr.Dropdown(models, value=FIRST_MODEL, label="Model")
             seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             steps = optional_number("steps", "Denoising steps.", "cache-steps")
@@ -81,7 +81,7 @@ def build(studio: Studio) -> None:
                     label="Left: without the cache. Right: with it.",
                     type="pil",
                     format="png",
-                    height=420,
+                    max_height=480,
                     interactive=False,
                     elem_id="cache-slider",
                 )

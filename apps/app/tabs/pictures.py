@@ -100,8 +100,8 @@ def _controls(studio: Studio) -> Controls:
     )
     gr.Examples([[text] for text in EXAMPLES], prompt, label="Try")
     with gr.Row():
-        go = gr.Button("Generate", variant="primary", elem_id="picture-go")
-        stop = gr.Button("Cancel", elem_id="picture-stop")
+        go = gr.Button("Generate", variant="primary", elem_id="picture-go", min_width=100)
+        stop = gr.Button("Cancel", elem_id="picture-stop", min_width=100)
     model = gr.Dropdown(
         default_models("image", studio.models.names),
         value=samplers_of("image")[FIRST].default_model,

@@ -37,8 +37,8 @@ def build(studio: Studio) -> None:
             )
             gr.Examples([[text] for text in EXAMPLES], prompt, label="Try")
             with gr.Row():
-                go = gr.Button("Write", variant="primary", elem_id="text-go")
-                stop = gr.Button("Cancel", elem_id="text-stop")
+                go = gr.Button("Write", variant="primary", elem_id="text-go", min_width=100)
+                stop = gr.Button("Cancel", elem_id="text-stop", min_width=100)
             compares = gr.Checkbox(True, label="Beside it: plain decoding with the same seeds")
             choice = choose_sampler("text", FIRST, "text")
             count = gr.Slider(1, limits.max_candidates, TEXTS, step=1, label="Texts")
@@ -55,7 +55,7 @@ def build(studio: Studio) -> None:
                 gr.Markdown("### How they formed")
                 with gr.Row():
                     step = gr.Slider(1, 2, 1, step=1, label="Step", elem_id="text-step", scale=4)
-                    play = gr.Button("Replay", elem_id="text-replay", scale=1)
+                    play = gr.Button("Replay", elem_id="text-replay", scale=1, min_width=100)
                 replay = gr.HTML(elem_id="text-replayed")
                 gr.Markdown("### How alike they are")
                 maps = gr.HTML(elem_id="text-maps")
