@@ -111,8 +111,8 @@ def prepare(
     reward_names = options.reward or default_rewards(model, sampler_class.modality)
     check_reward_names(reward_names)
     of_rewards = reward_options(options, reward_names)
-    load = load or load_models
-    pipeline, rewards = load(options, model, of_rewards, exchange, modality=sampler_class.modality)
+    models = (options, model, of_rewards, exchange)
+    pipeline, rewards = (load or load_models)(*models, modality=sampler_class.modality)
     call, pipeline_call, guidance = settle_call(options, pipeline)
     # Samplers of other packages may ask nothing of the call.
     own = config.call_arguments() if hasattr(config, "call_arguments") else {}

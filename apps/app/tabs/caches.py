@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from apps.app.grid import error_html, status_html
 from apps.app.run_store import PROFILE
 from apps.app.scrolling import SCROLL
 from apps.app.studio import Studio
-from apps.app.widgets import option_widgets, optional_number
+from apps.app.widgets import OptionWidgets, option_widgets, optional_number
 from caches.options import CalibrationOptions
 from caches.registry import CACHES
 
@@ -45,47 +46,30 @@ PROMPTS = (
 FIRST_MODEL = "shapes-flux"
 
 
+@dataclass(frozen=True)
+class Controls:
+    """What a visitor sets."""
+
+    prompt: Any
+    profile: Any
+    model: Any
+    seed: Any
+    steps: Any
+    prompts: Any
+    options: OptionWidgets
+    go: Any
+    stop: Any
+    make: Any
+
+
 def build(studio: Studio) -> None:
     """Build the tab in the current block."""
-    models = default_models("image", studio.models.names)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            prompt = gr.Textbox(
-                PROMPT,
-                label="Prompt",
-                max_length=studio.options.max_prompt,
-                elem_id="cache-prompt",
-            )
-            profile = gr.Dropdown(
-                _profiles(studio),
-                value=_profiles(studio)[0],
-                label="Cache",
-                elem_id="cache-profile",
-            )
-            with gr.Row():
-                go = gr.Button("Compare", variant="primary", elem_id="cache-go", min_width=100)
-                stop = gr.Button("Cancel", elem_id="cache-stop", min_width=100)
-            model = gr.Dropdown(models, value=FIRST_MODEL, label="Model")
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-            steps = optional_number("steps", "Denoising steps.", "cache-steps")
-            with gr.Accordion("Calibrate a new one", open=False, elem_id="cache-calibrate"):
-                prompts = gr.Textbox(
-                    "\n".join(PROMPTS), label="Prompts, one per line; half are held out", lines=5
-                )
-                widgets = option_widgets(CalibrationOptions, ())
-                make = gr.Button("Calibrate", elem_id="cache-make")
+            controls = _controls(studio)
         with gr.Column(scale=5, min_width=320):
             live = gr.HTML(_welcome(), elem_id="cache-live")
-            with gr.Column(visible=False, elem_id="cache-outcome") as outcome:
-                slider = gr.ImageSlider(
-                    label="Left: without the cache. Right: with it.",
-                    type="pil",
-                    format="png",
-                    max_height=480,
-                    interactive=False,
-                    elem_id="cache-slider",
-                )
-                schedule = gr.HTML(elem_id="cache-schedule")
+            outcome = _outcome()
 
     def run_comparison(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         names = ("prompt", "profile", "model", "seed", "steps")
@@ -94,17 +78,8 @@ def build(studio: Studio) -> None:
             yield _compared(frame)
 
     def run_calibration(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        model_name, num_steps, text, *chosen = values
-
         def read() -> Any:
-            lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-            given = {
-                "model": model_name,
-                "steps": _steps(num_steps),
-                "prompts": lines,
-                "options": widgets.read(chosen),
-            }
-            return read_calibration(given, studio.options, studio.models)
+            return _read_calibration(studio, controls, values)
 
         for frame in frames(studio, session_of(request), read, CacheView, calibrate):
             yield _calibrated(studio, frame)
@@ -112,20 +87,60 @@ def build(studio: Studio) -> None:
     def cancel(request: gr.Request) -> None:
         studio.desk.cancel(session_of(request))
 
+    c = controls
+    asked = [c.prompt, c.profile, c.model, c.seed, c.steps]
+    aimed = [c.model, c.steps, c.prompts, *c.options.components]
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on(
-        [go.click, prompt.submit],
-        run_comparison,
-        [prompt, profile, model, seed, steps],
-        [live, outcome, slider, schedule],
-        **private,
-    )
-    go.click(None, js=SCROLL.format("cache-live"), api_visibility="private")
-    make.click(
-        run_calibration, [model, steps, prompts, *widgets.components], [live, profile], **private
-    )
-    stop.click(cancel, queue=False, **private)
+    gr.on([c.go.click, c.prompt.submit], run_comparison, asked, [live, *outcome], **private)
+    c.go.click(None, js=SCROLL.format("cache-live"), api_visibility="private")
+    c.make.click(run_calibration, aimed, [live, c.profile], **private)
+    c.stop.click(cancel, queue=False, **private)
     _serve_api(studio)
+
+
+def _controls(studio: Studio) -> Controls:
+    longest, known = studio.options.max_prompt, _profiles(studio)
+    models = default_models("image", studio.models.names)
+    prompt = gr.Textbox(PROMPT, label="Prompt", max_length=longest, elem_id="cache-prompt")
+    profile = gr.Dropdown(known, value=known[0], label="Cache", elem_id="cache-profile")
+    with gr.Row():
+        go = gr.Button("Compare", variant="primary", elem_id="cache-go", min_width=100)
+        stop = gr.Button("Cancel", elem_id="cache-stop", min_width=100)
+    model = gr.Dropdown(models, value=FIRST_MODEL, label="Model")
+    seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+    steps = optional_number("steps", "Denoising steps.", "cache-steps")
+    with gr.Accordion("Calibrate a new one", open=False, elem_id="cache-calibrate"):
+        label = "Prompts, one per line; half are held out"
+        prompts = gr.Textbox("\n".join(PROMPTS), label=label, lines=5)
+        options = option_widgets(CalibrationOptions, ())
+        make = gr.Button("Calibrate", elem_id="cache-make")
+    return Controls(prompt, profile, model, seed, steps, prompts, options, go, stop, make)
+
+
+def _outcome() -> list[Any]:
+    """The column of results, hidden, with the slider and the schedule in it."""
+    with gr.Column(visible=False, elem_id="cache-outcome") as column:
+        slider = gr.ImageSlider(
+            label="Left: without the cache. Right: with it.",
+            type="pil",
+            format="png",
+            max_height=480,
+            interactive=False,
+            elem_id="cache-slider",
+        )
+        schedule = gr.HTML(elem_id="cache-schedule")
+    return [column, slider, schedule]
+
+
+def _read_calibration(studio: Studio, controls: Controls, values: Sequence[Any]) -> Any:
+    model, steps, text, *chosen = values
+    given = {
+        "model": model,
+        "steps": _steps(steps),
+        "prompts": [line.strip() for line in str(text).splitlines() if line.strip()],
+        "options": controls.options.read(chosen),
+    }
+    return read_calibration(given, studio.options, studio.models)
 
 
 def _steps(text: str) -> Any:
@@ -238,7 +253,8 @@ def _serve_api(studio: Studio) -> None:
             seed: number that all randomness derives from.
             options: steps.
         """
-        given = {"prompt": prompt, "profile": profile, "model": model, "seed": seed, **options}
+        rest = options if isinstance(options, dict) else {"options": options}
+        given = {"prompt": prompt, "profile": profile, "model": model, "seed": seed, **rest}
         for frame in _compare(studio, session_of(request), given):
             yield _document(frame)
 
