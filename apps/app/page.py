@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from apps.app.choosing import session_of
@@ -16,8 +18,8 @@ HEAD = (
 )
 
 
-def build(studio: Studio) -> gr.Blocks:
-    """The page, not yet served."""
+def build(studio: Studio) -> Any:
+    """The page, not yet served: a Gradio `Blocks`."""
 
     def leave(request: gr.Request) -> None:
         """Stop the work of a visitor who closes the page."""
