@@ -19,7 +19,7 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from apps.app.options import AppOptions
-from apps.app.serving import build_page, launch
+from apps.app.serving import build_page, launch, make_studio
 
 PICTURES = Path(__file__).parent / "pictures"
 PATIENCE_MS = 600_000
@@ -51,7 +51,7 @@ def main() -> None:
 def _served() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         options = AppOptions(port=0, output=folder)
-        app = build_page(options)
+        app = build_page(make_studio(options))
         _, url, _ = launch(app, options)
         yield url
         app.close(verbose=False)

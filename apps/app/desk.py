@@ -135,6 +135,14 @@ class Desk:
             task.cancel()
         return len(mine)
 
+    def close(self) -> None:
+        """Stop all work; nothing is taken any more."""
+        with self._lock:
+            tasks = [task for _, task in self._line]
+        for task in tasks:
+            task.cancel()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits or is worked for."""

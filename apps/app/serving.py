@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apps.app.options import AppOptions
 from apps.console import say, silence_libraries
+from gensift.errors import ConfigError
+
+if TYPE_CHECKING:
+    from apps.app.studio import Studio
 
 STYLE = Path(__file__).with_name("style.css")
 FILES = ".gradio"
@@ -18,32 +22,52 @@ MAX_UPLOAD = 4096
 
 
 def serve(options: AppOptions) -> None:
-    """Serve until Ctrl-C."""
-    page = build_page(options)
+    """Serve until Ctrl-C, which also stops the work that is going on.
+
+    Raises:
+        ConfigError: the port cannot be used.
+    """
+    studio = make_studio(options)
+    page = build_page(studio)
     _, url, public = launch(page, options)
     say(f"Open {public or url} in a browser; Ctrl-C ends it. Runs are kept in {options.output}.")
-    page.block_thread()
+    try:
+        page.block_thread()
+    finally:
+        studio.desk.close()
 
 
-def build_page(options: AppOptions) -> Any:
-    """The page, not yet served."""
+def make_studio(options: AppOptions) -> Studio:
+    """Who serves the requests of an app."""
     # Read when Gradio is imported, or when it first writes.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str((Path(options.output) / FILES).resolve())
-    from apps.app.page import build
     from apps.app.studio import Studio
 
     silence_libraries()
-    return build(Studio(options))
+    return Studio(options)
+
+
+def build_page(studio: Studio) -> Any:
+    """The page, not yet served."""
+    from apps.app.page import build
+
+    return build(studio)
 
 
 def launch(page: Any, options: AppOptions) -> Any:
-    """Start the server in a thread of its own; returns Gradio's app, local and public address."""
+    """Start the server in a thread of its own; returns Gradio's app, local and public address.
+
+    Raises:
+        ConfigError: the port cannot be used.
+    """
     from apps.app.page import theme
 
+    port = options.port or free_port(options.host)
+    check_port(options.host, port)
     return page.launch(
         server_name=options.host,
-        server_port=options.port or free_port(options.host),
+        server_port=port,
         share=options.share,
         prevent_thread_lock=True,
         quiet=True,
@@ -61,6 +85,23 @@ def launch(page: Any, options: AppOptions) -> Any:
         theme=theme(),
         css_paths=[STYLE],
     )
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse a port that somebody else listens on, or that may not be used.
+
+    Raises:
+        ConfigError: it is one of those.
+    """
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"Port {port} of {host} cannot be used ({error.strerror or error}); choose another by "
+            "--port, or 0 for a free one."
+        ) from error
 
 
 def free_port(host: str) -> int:

@@ -23,10 +23,10 @@ def options(tmp_path_factory):
 @pytest.fixture(scope="session")
 def address(options):
     """Where the app is served."""
-    from apps.app.serving import build_page, launch
+    from apps.app.serving import build_page, launch, make_studio
 
     before = {name: os.environ.get(name) for name in VARIABLES}
-    page = build_page(options)
+    page = build_page(make_studio(options))
     _, url, _ = launch(page, options)
     yield url
     page.close(verbose=False)

@@ -121,6 +121,28 @@ def test_work_that_takes_too_long_is_ended():
         follow(desk, "me", work)
 
 
+def test_closing_stops_what_is_going_on_and_what_waits():
+    desk, ended = Desk(4, 60), []
+
+    def work(task):
+        while True:
+            task.check()
+            time.sleep(0.01)
+
+    def ask(name):
+        with pytest.raises(Cancelled):
+            follow(desk, name, work)
+        ended.append(name)
+
+    threads = in_threads(lambda: ask("a"), lambda: ask("b"))
+    while len(desk._line) < 2:
+        time.sleep(0.01)
+    desk.close()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(ended) == ["a", "b"]
+
+
 def test_an_error_reaches_who_asked_and_the_desk_goes_on():
     desk = Desk(2, 60)
 
