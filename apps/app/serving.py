@@ -27,6 +27,8 @@ def serve(options: AppOptions) -> None:
     Raises:
         ConfigError: the port cannot be used.
     """
+    if options.port:  # before anything heavy is loaded
+        check_port(options.host, options.port)
     studio = make_studio(options)
     page = build_page(studio)
     _, url, public = launch(page, options)
@@ -56,18 +58,12 @@ def build_page(studio: Studio) -> Any:
 
 
 def launch(page: Any, options: AppOptions) -> Any:
-    """Start the server in a thread of its own; returns Gradio's app, local and public address.
-
-    Raises:
-        ConfigError: the port cannot be used.
-    """
+    """Start the server in a thread of its own; returns Gradio's app, local and public address."""
     from apps.app.page import theme
 
-    port = options.port or free_port(options.host)
-    check_port(options.host, port)
     return page.launch(
         server_name=options.host,
-        server_port=port,
+        server_port=options.port or free_port(options.host),
         share=options.share,
         prevent_thread_lock=True,
         quiet=True,
