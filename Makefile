@@ -2,11 +2,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup generate test lint types format docs bench clean
+.PHONY: help setup generate app test lint types format docs bench clean
 
 help:
 	@echo "make setup     virtual environment with gensift and its development tools"
 	@echo "make generate  set up, then sift one picture out of 16 candidates"
+	@echo "make app       set up, then serve the page on http://127.0.0.1:7860"
 	@echo "make test      set up, then run the tests"
 	@echo "make lint      formatter and linter, without changing files"
 	@echo "make types     mypy, strict"
@@ -24,6 +25,9 @@ setup: $(VENV)/.ready
 generate: setup
 	$(BIN)/generate --sampler ttsnap --prompt "three green crosses" \
 		--num-candidates 16 --output outputs/first
+
+app: setup
+	$(BIN)/gensift app
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
@@ -49,6 +53,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.next_scale_speed
 	$(BIN)/python -m benchmarks.odd
 	$(BIN)/python -m benchmarks.text_speed
+	$(BIN)/python -m benchmarks.app
 
 clean:
 	rm -rf outputs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from apps import convert, errors, train_bfm, tune, zoo
+from apps.app.command import app as serve_app
 from apps.calibrate import calibrate
 from apps.console import only_json, write_json
 from apps.record import record
@@ -27,6 +28,7 @@ app.command()(calibrate)
 app.command()(record)
 app.command("train-reward")(train_reward)
 app.command("tune")(tune.command)
+app.command("app")(serve_app)
 
 
 @app.command("list")

@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from samplers.diffusion.exchange import ALONE, Exchange
 from samplers.registry import SAMPLERS
 
 OUTPUTS = Path("outputs")
+LoadModels = Callable[..., tuple[Any, dict[str, Any]]]
+"""Takes what `load_models` takes, and returns the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +88,12 @@ def prepare(
     prompts: Sequence[str],
     command: str,
     exchange: Exchange = ALONE,
+    load: LoadModels | None = None,
 ) -> Job:
     """Check everything that can be checked, cheap things first, and load what is needed.
 
     With other processes in `exchange`, each loads onto a GPU of its own, unless told otherwise.
+    `load` stands in for `load_models` where models are kept from one job to the next.
 
     Raises:
         GensiftError: at the first thing that is wrong.
@@ -107,9 +111,8 @@ def prepare(
     reward_names = options.reward or default_rewards(model, sampler_class.modality)
     check_reward_names(reward_names)
     of_rewards = reward_options(options, reward_names)
-    pipeline, rewards = load_models(
-        options, model, of_rewards, exchange, modality=sampler_class.modality
-    )
+    models = (options, model, of_rewards, exchange)
+    pipeline, rewards = (load or load_models)(*models, modality=sampler_class.modality)
     call, pipeline_call, guidance = settle_call(options, pipeline)
     # Samplers of other packages may ask nothing of the call.
     own = config.call_arguments() if hasattr(config, "call_arguments") else {}
@@ -211,12 +214,26 @@ def load_models(
     Raises:
         UnsupportedPipelineError: the pipeline writes texts and samples of `modality` are no texts.
     """
-    from gensift.pipelines.llada.pipeline import LLaDAPipeline
+    judging = _judging_device(options, exchange)
+    pipeline = load_model(options, model, exchange)
+    check_modality(pipeline, model, modality)
+    return pipeline, {
+        name: load_reward_on(judging, name, given, is_offloaded=options.reward_offload)
+        for name, given in of_rewards.items()
+    }
+
+
+def _judging_device(options: GenerateOptions, exchange: Exchange) -> str:
+    judging = own_device(options.reward_device or options.device, exchange)
+    check_reward_offload(judging, is_asked=options.reward_offload)
+    return judging
+
+
+def load_model(options: GenerateOptions, model: str, exchange: Exchange = ALONE) -> Any:
+    """The pipeline alone, where the options want it."""
     from gensift.pipelines.loading import load_pipeline
 
     device = own_device(options.device, exchange)
-    judging = own_device(options.reward_device, exchange) if options.reward_device else device
-    check_reward_offload(judging, is_asked=options.reward_offload)
     silence_libraries()
     pipeline = load_pipeline(
         model,
@@ -226,16 +243,23 @@ def load_models(
         scheduler=options.scheduler,
         cpu_offload=options.cpu_offload,
     )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def check_modality(pipeline: Any, model: str, modality: str) -> None:
+    """Refuse to make pictures by a model that writes.
+
+    Raises:
+        UnsupportedPipelineError: the pipeline writes texts and samples of `modality` are no texts.
+    """
+    from gensift.pipelines.llada.pipeline import LLaDAPipeline
+
     if isinstance(pipeline, LLaDAPipeline) and modality != "text":
         raise UnsupportedPipelineError(
             f"{model} writes texts, and this makes samples of another kind ({modality}); take "
             "--sampler odd or decode, or another model."
         )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline, {
-        name: load_reward_on(judging, name, given, is_offloaded=options.reward_offload)
-        for name, given in of_rewards.items()
-    }
 
 
 def put_on_cache(pipeline: Any, spec: str) -> dict[str, Any]:

@@ -217,16 +217,17 @@ def _settle(job: Job, folder: RunFolder) -> Any:
     if file.exists():
         count = json.loads(file.read_bytes())["num_candidates"]
     else:
-        with _memory_advice():
+        with memory_advice():
             plan = job.make_sampler().plan(job.pipeline, job.prompts[0], **job.call)
         count = plan.num_candidates
-    plan = _sampler_of(job, count).plan(job.pipeline, job.prompts[0], **job.call)
+    plan = sampler_of(job, count).plan(job.pipeline, job.prompts[0], **job.call)
     if not file.exists():
         folder.write_json(PLAN, plan.to_dict())
     return plan
 
 
-def _sampler_of(job: Job, num_candidates: int, **changes: Any) -> Any:
+def sampler_of(job: Job, num_candidates: int, **changes: Any) -> Any:
+    """The sampler of a job, its number of candidates settled."""
     fixed = {"num_candidates": num_candidates, "budget": None}
     known = {name: value for name, value in fixed.items() if name in job.sampler_options}
     return job.make_sampler(**known, **changes)
@@ -258,7 +259,7 @@ def _search_dealt(
 ) -> list[dict[str, Any]]:
     line = None
     if exchange.rank < len(part.prompts):
-        sampler = _sampler_of(job, counts.candidates)
+        sampler = sampler_of(job, counts.candidates)
         index = part.prompts[exchange.rank]
         line = _search_one(job, files, sampler, counts, index, progress)
     return [line for line in exchange.gather(line) if line is not None]
@@ -273,7 +274,7 @@ def _search_shared(
     exchange: Exchange,
 ) -> list[dict[str, Any]]:
     (index,) = part.prompts
-    sampler = _sampler_of(job, counts.candidates, exchange=exchange)
+    sampler = sampler_of(job, counts.candidates, exchange=exchange)
     output = _draw(job, sampler, counts, index, progress)
     return [write_shared_prompt(files, job.config, output, index, _stem(job, index), exchange)]
 
@@ -293,7 +294,7 @@ def _search_one(
 def _draw(job: Job, sampler: Any, counts: Counts, index: int, progress: SearchProgress) -> Any:
     seeds = [candidate_seeds(job.seed, index, counts.seeds)]
     arguments: dict[str, Any] = {"seeds": seeds, "progress": progress, **job.call}
-    with _memory_advice():
+    with memory_advice():
         if not job.is_streamed:
             return sampler(job.pipeline, [job.prompts[index]], **arguments)
         with show_texts(job.prompts[index]) as on_step:
@@ -301,7 +302,8 @@ def _draw(job: Job, sampler: Any, counts: Counts, index: int, progress: SearchPr
 
 
 @contextmanager
-def _memory_advice() -> Iterator[None]:
+def memory_advice() -> Iterator[None]:
+    """Say what to lower where memory runs out inside the block."""
     # Encoders and decoders can run out as well; for the denoiser the row gate has retried already.
     import torch
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from caches.calibrate import Calibration
 
 INK, COMPUTED, REUSED = "#1d2330", "#2a5ca8", "#e6edf7"
@@ -14,12 +17,21 @@ _ROW, _COLUMN, _LEFT = 0.22, 0.16, 2.6  # inches
 
 def draw_schedule(found: Calibration, path: Path) -> None:
     """Draw parts (rows, in execution order) by steps (columns) into the file `path`."""
+    title = (
+        f"{found.cache.name}: {found.predicted_speedup:.2f} x predicted, "
+        f"{found.measured_speedup:.2f} x measured, error {found.error:.3f} on held-out prompts"
+    )
+    schedule_figure(found.schedule, found.num_steps, title).savefig(path)
+
+
+def schedule_figure(schedule: Mapping[str, Sequence[int]], steps: int, title: str) -> Figure:
+    """The same as a figure, of the steps at which each part is computed."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    names, steps = list(found.schedule), found.num_steps
-    table = [[int(step in found.schedule[name]) for step in range(steps)] for name in names]
+    names = list(schedule)
+    table = [[int(step in schedule[name]) for step in range(steps)] for name in names]
     width, height = _LEFT + max(24, steps) * _COLUMN + 0.4, len(names) * _ROW + 1.5
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     axes = figure.add_subplot()
@@ -38,12 +50,7 @@ def draw_schedule(found: Calibration, path: Path) -> None:
     for side in axes.spines.values():
         side.set_visible(False)
     axes.set_xlabel("step, from noise to picture", fontsize=8, color=INK)
-    figure.suptitle(
-        f"{found.cache.name}: {found.predicted_speedup:.2f} x predicted, "
-        f"{found.measured_speedup:.2f} x measured, error {found.error:.3f} on held-out prompts",
-        fontsize=9,
-        color=INK,
-    )
+    figure.suptitle(title, fontsize=9, color=INK)
     figure.legend(
         handles=[Patch(color=COMPUTED, label="computed"), Patch(color=REUSED, label="reused")],
         loc="outside lower right",
@@ -51,4 +58,4 @@ def draw_schedule(found: Calibration, path: Path) -> None:
         fontsize=7,
         frameon=False,
     )
-    figure.savefig(path)
+    return figure

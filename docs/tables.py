@@ -20,6 +20,8 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
+from apps.app.options import PANELS as APP_PANELS
+from apps.app.options import AppOptions
 from apps.calibrate import PANELS as CALIBRATE_PANELS
 from apps.calibrate import CalibrateOptions
 from apps.command_line import flag
@@ -54,6 +56,7 @@ def cli(command: str) -> str:
     known: dict[str, tuple[Any, Any, Any]] = {
         "generate": (GenerateOptions, PANELS, NAMES),
         "calibrate": (CalibrateOptions, CALIBRATE_PANELS, {}),
+        "app": (AppOptions, APP_PANELS, {}),
     }
     cls, panels, names = known[command]
     rows = {row.name: row for row in describe(cls)}

@@ -7,12 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from gensift.cost import Cost
-from gensift.trace import Trace
+from gensift.trace import Stage, Trace
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(event, done, total)`.
 
 Events are "denoise" (steps), "scale" (of next-scale models), "decode" and "reward".
+"""
+
+OnStage = Callable[[int, Stage], None]
+"""Called as `on_stage(prompt_index, stage)` as soon as candidates were judged and chosen among.
+
+The stage is as in the trace, but at the last stage of a round of a search that makes several, what
+is kept may still change by what later rounds find. An exception ends the search.
 """
 
 

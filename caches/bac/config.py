@@ -69,6 +69,11 @@ class BACConfig:
         """
         return read_config(path, "bac", cls)
 
+    @property
+    def schedule(self) -> dict[str, tuple[int, ...]]:
+        """Steps at which each part is computed, in order of the schedules."""
+        return {item.unit: item.updates for item in self.schedules}
+
     def with_steps(self, num_steps: int) -> BACConfig:
         """The same schedules for another number of steps, each from the nearest in the loop.
 

@@ -85,6 +85,11 @@ class ERTACacheConfig:
         """
         return read_config(path, "ertacache", cls)
 
+    @property
+    def schedule(self) -> dict[str, tuple[int, ...]]:
+        """Steps at which each part is computed: the whole denoiser is the only part."""
+        return {"denoiser": self.updates}
+
     def with_steps(self, num_steps: int) -> ERTACacheConfig:
         """The same schedule for another number of steps, each taken from the nearest in the loop.
 

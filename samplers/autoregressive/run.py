@@ -202,6 +202,9 @@ class SearchRun:
                 previews={before[at]: picture for at, picture in verdict.previews.items()},
             )
         )
+        if self.search.on_stage is not None:
+            index = [other is population for other in self.populations].index(True)
+            self.search.on_stage(index, population.stages[-1])
 
     def _capacity(self, scales: ScaleSchedule, scale: int) -> int:
         """Positions that the cache fills from `scale` until candidates are chosen the next time."""

@@ -21,7 +21,7 @@ from samplers.autoregressive.run import SearchRun
 from samplers.autoregressive.schedule import SearchSchedule
 from samplers.autoregressive.selectors import Selector
 from samplers.judge import RewardSpec, check_reward, reward_parts
-from samplers.output import PlannedStage, Progress, SamplerOutput
+from samplers.output import OnStage, PlannedStage, Progress, SamplerOutput
 
 DEFAULT_CANDIDATES = 4
 
@@ -86,6 +86,7 @@ class NextScaleSearch:
         reward: what judges the candidates; a mapping of several is combined by rank sum.
         config: the options.
         keep_previews: whether the trace holds a small picture of each candidate at each choice.
+        on_stage: shown the candidates, scores and choice of every stage as it happens.
         embed: what pictures are compared by; None for the `embedding` of the options.
         is_reproducible: whether a sample's seed gives the same sample in a plain pipeline call.
     """
@@ -103,6 +104,7 @@ class NextScaleSearch:
         config: NextScaleSearchConfig | None = None,
         *,
         keep_previews: bool = False,
+        on_stage: OnStage | None = None,
         embed: Embedding | None = None,
         **options: Any,
     ) -> None:
@@ -114,6 +116,7 @@ class NextScaleSearch:
         self.config = ready_or_fields(self.config_class, config, options)
         self.reward = check_reward(reward)
         self.keep_previews = keep_previews
+        self.on_stage = on_stage
         self.embed = embed
 
     def schedule(self, num_scales: int) -> SearchSchedule:

@@ -384,6 +384,7 @@ def make_sift(
             max(1, _DECODE_PIXELS // (height * width or 1)),
         ),
         progress=progress,
+        on_stage=sampler.on_stage,
         exchange=sampler.exchange,
         **fields,
     )

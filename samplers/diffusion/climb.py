@@ -111,6 +111,10 @@ class Climb:
         self.noises = {pivot: known[pivot].clone() for pivot in self.pivots}
         self._rows = {candidate: self._rows[candidate] for candidate in self.elite}
 
+    def stages_of(self, number: int) -> list[Stage]:
+        """The stages of one round, its candidates numbered on."""
+        return [stage for stage in self._stages if stage.round == number]
+
     def best_rows(self) -> list[Row]:
         """The pictures of `elite`."""
         return [self._rows[candidate] for candidate in self.elite]

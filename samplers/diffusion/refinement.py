@@ -171,7 +171,9 @@ class Refinement(DiffusionSearch):
         told = None
         if progress is not None:
             told = RoundProgress(progress, [plans[0]] + [plans[1]] * self.config.rounds)
-        output, found = search_in_one_call(self.first_search(), call, told)
+        first = self.first_search()
+        first.on_stage = self.on_stage
+        output, found = search_in_one_call(first, call, told)
         climbs = self._start(output, found)
         cost = found.cost
         if self.config.rounds:
@@ -212,6 +214,9 @@ class Refinement(DiffusionSearch):
             mine, rows = rows[: len(result.seeds)], rows[len(result.seeds) :]
             group = latents[start : start + self.round_size]
             climb.advance(number, proposals[index], group, trace.stages, mine)
+            if self.on_stage is not None:
+                for stage in climb.stages_of(number):
+                    self.on_stage(index, stage)
         return output, found
 
     def _propose(self, climb: Climb, seed: int, number: int) -> list[Proposal]:

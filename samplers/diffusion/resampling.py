@@ -113,6 +113,7 @@ class ResamplingSift(Sift):
             parents = chooser.choose(stage.combined)
             self._stages[index][-1] = _with_parents(stage, parents)
             rows += [index * self.num_candidates + parent for parent in parents]
+        self._show_stages()
         self._mark = time.perf_counter()
         return None if rows == list(range(len(rows))) else rows
 

@@ -29,7 +29,7 @@ from samplers.diffusion.schedule import (
 )
 from samplers.diffusion.sift import Sift
 from samplers.judge import Judge, RewardSpec, check_reward
-from samplers.output import PlannedStage, Progress, SamplerOutput
+from samplers.output import OnStage, PlannedStage, Progress, SamplerOutput
 
 BudgetUnit = Literal["nfe", "flops", "seconds"]
 
@@ -119,6 +119,7 @@ class DiffusionSearch:
         reward: what judges the candidates; a mapping of several is combined by rank sum.
         config: the options.
         keep_previews: whether the trace holds a small picture of each candidate at each stage.
+        on_stage: shown the candidates, scores and choice of every stage as it happens.
         exchange: the processes among which the candidates of each prompt are shared out.
         is_reproducible: whether a sample's seed gives the same sample in a plain pipeline call.
         shares_candidates: whether several processes may share the candidates of a prompt.
@@ -140,6 +141,7 @@ class DiffusionSearch:
         config: SearchConfig | None = None,
         *,
         keep_previews: bool = False,
+        on_stage: OnStage | None = None,
         exchange: Exchange = ALONE,
         **options: Any,
     ) -> None:
@@ -157,6 +159,7 @@ class DiffusionSearch:
         self.config = ready_or_fields(self.config_class, config, options)
         self.reward = check_reward(reward)
         self.keep_previews = keep_previews
+        self.on_stage = on_stage
         self.exchange = exchange
 
     def checkpoints(self, num_steps: int) -> tuple[Checkpoint, ...]:

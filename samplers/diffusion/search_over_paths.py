@@ -116,6 +116,7 @@ class PathSift(Sift):
             kept = [self._rows(self.live.alive, index) for index in range(len(self.prompts))]
         else:
             order = sorted(self._round(event, 1 / self.branches))
+            self._show_stages()
             kept = [self._rows(order, index) for index in range(len(self.prompts))]
         latents = self._branched(event.latents, kept, number)
         self._mark = time.perf_counter()

@@ -21,7 +21,7 @@ from samplers.diffusion.row_gate import LiveRows, RowGate
 from samplers.diffusion.schedule import Checkpoint, goes_on
 from samplers.diffusion.scores import RoundScores, merged
 from samplers.judge import Judge
-from samplers.output import PlannedStage, Progress, PromptResult
+from samplers.output import OnStage, PlannedStage, Progress, PromptResult
 
 
 class NothingLeft(Exception):
@@ -45,6 +45,7 @@ class Sift:
         live: the rows of this pipeline call that are still computed.
         max_images: pictures decoded and scored at a time.
         progress: told of steps, decodes and rewards.
+        on_stage: shown each verdict.
         exchange: with whom the candidates are shared.
         rivals: per prompt, scores of candidates finished before this call, among which the
             finished ones of this call are ranked; none by default.
@@ -61,6 +62,7 @@ class Sift:
     stages: Sequence[PlannedStage]
     max_images: int | None = None
     progress: Progress | None = None
+    on_stage: OnStage | None = None
     exchange: Exchange = ALONE
     rivals: Sequence[Mapping[str, Tensor]] = ()
     order: list[int] = field(default_factory=list, init=False)
@@ -89,6 +91,7 @@ class Sift:
         if event.step_index in self._ratios:
             self._close_segment("denoise", event.latents)
             kept = self._places(self._round(event, self._ratios[event.step_index]))
+            self._show_stages()
             if not kept:
                 raise NothingLeft
             self.live.prune(kept)
@@ -97,6 +100,7 @@ class Sift:
             return None
         self._close_segment("denoise", event.latents)
         self.order = self._round(event, None)
+        self._show_stages()
         self._mark = time.perf_counter()
         kept = self._places(self.order)
         if not kept:
@@ -289,6 +293,13 @@ class Sift:
     def _rows(self, rows: Sequence[int], index: int) -> list[int]:
         """Those of `rows` that belong to prompt `index`, in the given order."""
         return [row for row in rows if row // self.num_candidates == index]
+
+    def _show_stages(self) -> None:
+        """Tell of the verdict just given, once it is complete; there is none without a reward."""
+        if self.on_stage is None or not self.judge.names:
+            return
+        for index, prompt in enumerate(self.trace().prompts):
+            self.on_stage(index, prompt.stages[-1])
 
     def _report(self, event: str, count: int) -> None:
         if self.progress is None:

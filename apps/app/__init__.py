@@ -1,0 +1,1 @@
+"""`gensift app`: a page on which the sifting can be watched."""

@@ -1,0 +1,16 @@
+"""The tabs of the page, one module each; a tab is a function that builds it in a Gradio block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from apps.app.studio import Studio
+from apps.app.tabs import caches, pictures, runs, text
+
+TABS: tuple[tuple[str, Callable[[Studio], None]], ...] = (
+    ("Pictures", pictures.build),
+    ("Text", text.build),
+    ("Caches", caches.build),
+    ("Runs", runs.build),
+)
+"""Title and builder of every tab, in order."""
