@@ -53,6 +53,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.next_scale_speed
 	$(BIN)/python -m benchmarks.odd
 	$(BIN)/python -m benchmarks.text_speed
+	$(BIN)/python -m benchmarks.bfm
 	$(BIN)/python -m benchmarks.app
 
 clean:
