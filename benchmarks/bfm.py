@@ -73,7 +73,7 @@ class Arm:
 ARMS = (
     *(Arm("shapes-sit", "full", steps) for steps in (4, 6, 8, 12, 16, 24)),
     *(Arm("shapes-sit", "heun", steps) for steps in (4, 8)),
-    *(Arm("shapes-bfm", "full", steps) for steps in (4, 5, 6, 8, 10, 12)),
+    *(Arm("shapes-bfm", "full", steps) for steps in (4, 5, 6, 8, 9, 10, 12)),
     *(Arm("shapes-bfm", "frn", steps) for steps in (6, 8, 12, 16)),
     *(Arm("shapes-bfm", "hold", steps) for steps in (8, 12)),
     *(Arm(CONVERTED, "frn", steps) for steps in (8, 12, 16, 24)),
