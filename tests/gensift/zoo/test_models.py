@@ -16,12 +16,14 @@ from gensift.zoo.catalog import ZOO, model_folder
 from gensift.zoo.countdown.checker import is_right
 from gensift.zoo.countdown.split import validation_problems
 from gensift.zoo.evaluation.answers import pass_at_k
+from gensift.zoo.evaluation.classes import draw_classes
 from gensift.zoo.evaluation.countdown_llada import answers
 from gensift.zoo.evaluation.scenes import generate
 from gensift.zoo.evaluation.shapes_flux import vae_fidelity
 from gensift.zoo.evaluation.shapes_infinity import tokenizer_fidelity
+from gensift.zoo.recipes.shapes_classes import CLASSES
 from gensift.zoo.shapes.geneval import prompts_of
-from gensift.zoo.shapes.grammar import all_meanings, true_meanings
+from gensift.zoo.shapes.grammar import all_meanings, parse, true_meanings
 from gensift.zoo.shapes.scenes import scene_for
 from gensift.zoo.shapes.verifier import is_true
 from gensift.zoo.shapes.world import render
@@ -126,3 +128,13 @@ def test_shapes_clip_prefers_what_is_shown() -> None:
         scores = reward(image.repeat(2, 1, 1, 1), [str(wanted), str(other)])
         better.append(bool(scores[0] > scores[1]))
     assert np.mean(better) > 0.9
+
+
+@pytest.mark.parametrize(("name", "least"), [("shapes-bfm", 0.85), ("shapes-sit", 0.8)])
+def test_class_models_draw_their_classes(name: str, least: float) -> None:
+    drawn = draw_classes(gensift.load_pipeline(name), per_class=2, seed=5)
+    right = [
+        is_true(picture, parse(CLASSES[index % len(CLASSES)]))
+        for index, picture in enumerate(drawn.pictures)
+    ]
+    assert np.mean(right) >= least
