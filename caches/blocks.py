@@ -7,14 +7,14 @@ later: on reuse all of it is passed over and one kept difference is added.
 
 Block classes differ in the names of all this, and the order in which modules were registered is not
 the order in which they run (`UNet2DConditionModel` registers its middle last). So both are declared
-by class name, as data.
+by class name, as data. What a block does in a method instead of a module is declared the same way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from torch import nn
 
@@ -45,17 +45,22 @@ class Unit:
         name: name within the block, part of the stable name of the placed unit.
         kind: what the unit is; attention of a class that also serves with the other input is
             placed by what its module says.
-        output: attribute of the block that holds the module with the unit's output: a tensor, or a
+        output: attribute of the block with the unit's output, a module or a method: a tensor, or a
             tuple of tensors for joint attention.
         also: attributes with further work of the unit, called before `output` and not run on reuse
             either. Their results reach nothing but `output`; an empty tensor with zero channels
             serves for each, so that what lies between costs nothing.
+        is_optional: whether some blocks of the class lack the attribute `output`.
+        reads_first: whether the block reads only the first entry of a tuple that `output` returns;
+            None stands for the others on reuse.
     """
 
     name: str
     kind: Kind
     output: str
     also: tuple[str, ...] = ()
+    is_optional: bool = False
+    reads_first: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,10 @@ class BlockFacts:
         encoder_argument: parameter of the forward with the text, None where there is none.
         is_padded: whether rows `(tokens, channels)` are padded to the longest of the batch, so that
             their length depends on who runs beside them. What stands there is read by nothing.
+        pre_norm_flag: attribute of the block that tells whether it norms the inputs of its units;
+            where it norms sums instead, its units are refused. None for classes that always do.
+        is_sum: whether the block returns its hidden argument plus the outputs of its units, which
+            are methods, in their order, and does nothing else.
     """
 
     block_class: str
@@ -79,6 +88,8 @@ class BlockFacts:
     hidden_argument: str = "hidden_states"
     encoder_argument: str | None = "encoder_hidden_states"
     is_padded: bool = False
+    pre_norm_flag: str | None = None
+    is_sum: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -107,8 +118,9 @@ class DenoiserBlocks:
 
     Attributes:
         denoiser_class: name of the class; subclasses are found through their MRO.
-        stages: attributes that hold blocks, at any depth; within one, blocks run in the order in
-            which they were registered. Each block runs once per call of the denoiser.
+        stages: attributes (or paths of them, as "decoder.layers") that hold blocks, at any depth;
+            within one, blocks run in the order in which they were registered. Each block runs once
+            per call of the denoiser.
         body: the lists among `stages` that follow each other at the end, and through which hidden
             states of one shape run; empty where no single difference can stand for the blocks.
     """
@@ -141,6 +153,9 @@ class PlacedUnit:
         module: the module whose output is the unit's.
         also: modules that are not run on reuse either, see `Unit.also`.
         is_padded: see `BlockFacts.is_padded`.
+        method: name of the method of `module` whose output is the unit's; None for its forward.
+        reads_first: see `Unit.reads_first`.
+        summed_by: facts of the block where it sums up its units, see `BlockFacts.is_sum`.
     """
 
     name: str
@@ -149,6 +164,9 @@ class PlacedUnit:
     module: nn.Module
     also: tuple[nn.Module, ...] = ()
     is_padded: bool = False
+    method: str | None = None
+    reads_first: bool = False
+    summed_by: BlockFacts | None = None
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
@@ -289,13 +307,15 @@ def _nothing_found(denoiser: nn.Module, stages: tuple[str, ...]) -> UnsupportedP
 
 def _part(owner: nn.Module, name: str) -> nn.Module | None:
     """A declared submodule, None where this instance goes without it."""
-    if not hasattr(owner, name):
-        cls = type(owner)
-        raise UnsupportedPipelineError(
-            f"{cls.__module__}.{cls.__name__} has no {name!r}, which caches.blocks declares for "
-            "that class name. Give another class a name of its own and declare that one."
-        )
-    part: nn.Module | None = getattr(owner, name)
+    part: nn.Module | None = owner
+    for attribute in name.split("."):
+        if not hasattr(part, attribute):
+            cls = type(owner)
+            raise UnsupportedPipelineError(
+                f"{cls.__module__}.{cls.__name__} has no {name!r}, which caches.blocks declares "
+                "for that class name. Give another class a name of its own and declare that one."
+            )
+        part = getattr(part, attribute)
     return part
 
 
@@ -316,22 +336,34 @@ def _placed(path: str, block: nn.Module, facts: BlockFacts, layer: int) -> Itera
             "output can be cached where it runs once. Call disable_forward_chunking() on the "
             "denoiser, or set_chunk_feed_forward(None) on its blocks."
         )
+    if facts.pre_norm_flag is not None and not getattr(block, facts.pre_norm_flag, False):
+        raise UnsupportedPipelineError(
+            f"{path} has {facts.pre_norm_flag}=False: it norms sums, so that the output of a "
+            "sub-block alone cannot be kept. Give a model with "
+            f"{facts.pre_norm_flag}=True, or cache whole evaluations with ertacache."
+        )
     for unit in facts.units:
-        module = _part(block, unit.output)
-        if module is None:
+        if unit.is_optional and not hasattr(block, unit.output):
             continue
+        found: Any = _part(block, unit.output)
+        if found is None:
+            continue
+        is_module = isinstance(found, nn.Module)
         also = (_part(block, name) for name in unit.also)
         yield PlacedUnit(
             f"{path}.{unit.name}",
             layer,
-            _kind_of(unit, module),
-            module,
+            _kind_of(unit, found),
+            found if is_module else block,
             tuple(part for part in also if part is not None),
             facts.is_padded,
+            None if is_module else unit.output,
+            unit.reads_first,
+            facts if facts.is_sum else None,
         )
 
 
-def _kind_of(unit: Unit, module: nn.Module) -> Kind:
+def _kind_of(unit: Unit, module: Any) -> Kind:
     """The kind of a unit; one attention class of diffusers serves with either input."""
     is_cross = getattr(module, "is_cross_attention", None)
     if unit.kind not in ("self-attention", "cross-attention") or is_cross is None:
@@ -414,6 +446,19 @@ _BUILT_IN_BLOCKS = (
         encoder_argument=None,
         is_padded=True,
     ),
+    # Of torch: each sub-block is a method, whose output is added to what was not normed.
+    BlockFacts(
+        block_class="TransformerDecoderLayer",
+        units=(
+            Unit("sa", "self-attention", "_sa_block", also=("norm1",)),
+            Unit("ca", "cross-attention", "_mha_block", also=("norm2",)),
+            Unit("ff", "feed-forward", "_ff_block", also=("norm3",)),
+        ),
+        hidden_argument="tgt",
+        encoder_argument=None,
+        pre_norm_flag="norm_first",
+        is_sum=True,
+    ),
 )
 
 _BUILT_IN_DENOISERS = (
@@ -445,6 +490,11 @@ _BUILT_IN_DENOISERS = (
         denoiser_class="ZImageTransformer2DModel",
         stages=("noise_refiner", "context_refiner", "layers"),
         body=("layers",),
+    ),
+    DenoiserBlocks(
+        denoiser_class="DiffusionPolicyTransformer",
+        stages=("decoder.layers",),
+        body=("decoder.layers",),
     ),
     # No body: skip connections lead around its parts, which differ in shape.
     DenoiserBlocks(

@@ -140,8 +140,14 @@ def guidance_scale_of(pipe: Any) -> float | None:
 
 
 def config_hash(model: Any) -> str:
-    """Hash of a diffusers model's config, whatever folder it came from."""
-    kept = {k: v for k, v in dict(model.config).items() if k not in _BOOKKEEPING}
+    """Hash of a diffusers model's config, whatever folder it came from.
+
+    Of a model of another kind, the names and shapes of its parameters stand for a config.
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(config, Mapping):
+        config = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    kept = {k: v for k, v in config.items() if k not in _BOOKKEEPING}
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

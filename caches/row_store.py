@@ -31,15 +31,21 @@ class RowStore:
         """Rows `(tokens, ...)` may differ in length where `is_padded`: zeros fill up."""
         self._is_padded = is_padded
         self._places: dict[Hashable, dict[int, _Place]] = {}
+        # The latest batch of each context: mostly the very same rows are asked for again.
+        self._latest: dict[Hashable, tuple[Sequence[int], Tensor]] = {}
 
     def put(self, context: Hashable, rows: Sequence[int], values: Tensor) -> None:
         """Keep `values` `(len(rows), ...)` as those of `rows`."""
         kept = self._places.setdefault(context, {})
         for index, row in enumerate(rows):
             kept[row] = _Place(values, index)
+        self._latest[context] = rows, values
 
     def get(self, context: Hashable, rows: Sequence[int]) -> Tensor | None:
         """The tensors of `rows`, `(len(rows), ...)`; None unless all are there, in one shape."""
+        latest = self._latest.get(context)
+        if latest is not None and latest[0] == rows:
+            return latest[1]
         kept = self._places.get(context, {})
         places = [kept[row] for row in rows if row in kept]
         if len(places) < len(rows) or not places:
@@ -61,6 +67,7 @@ class RowStore:
 
         Candidates that are not among `sources` are forgotten; each guidance group alike.
         """
+        self._latest.clear()
         for context, kept in self._places.items():
             groups = {row // num_candidates for row in kept}
             moves = {
@@ -73,6 +80,7 @@ class RowStore:
     def clear(self) -> None:
         """Forget everything."""
         self._places.clear()
+        self._latest.clear()
 
     @property
     def num_bytes(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from caches.bac.config import BACConfig
+from caches.bac.sums import SummedBlock, summed_blocks
 from caches.bac.units import Outputs, UnitSlot
 from caches.blocks import PlacedUnit, units_of
 from caches.cache import Cache, DenoiserCache
@@ -91,9 +92,11 @@ class _CachedUnits(DenoiserCache):
                 f"{len(missing) - 1} more of this profile); calibrate for this model."
             )
         self._slots: list[UnitSlot] = []
+        self._sums: list[SummedBlock] = []
         try:
             for name in cache.config.updates_of:
                 self._slots.append(UnitSlot(placed[name]))
+            self._sums = summed_blocks(self._slots)
         except BaseException:
             self.detach()
             raise
@@ -140,6 +143,8 @@ class _CachedUnits(DenoiserCache):
 
     def detach(self) -> None:
         """See `DenoiserCache.detach`."""
+        for block in self._sums:
+            block.detach()
         for slot in reversed(self._slots):
             slot.detach()
 

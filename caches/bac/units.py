@@ -11,7 +11,7 @@ from torch import Tensor
 
 from caches.blocks import PlacedUnit
 from caches.row_store import with_tokens
-from gensift.denoising.modules import AttachedHook
+from gensift.denoising.modules import AttachedHook, ReplacedMethod
 
 Outputs = tuple[Tensor, ...]
 
@@ -34,16 +34,50 @@ class UnitSlot:
         self.given: Outputs | None = None
         self.taken: Outputs | None = None
         self.is_tuple = False
+        self._num_unread = 0
         self.run: Callable[[Callable[[], Any]], Any] = lambda compute: compute()
-        self._attached = [
-            AttachedHook(module, _ContributorHook(self), "cache_unit") for module in unit.also
-        ]
-        self._attached.append(AttachedHook(unit.module, _OutputHook(self), "cache_unit"))
+        self._attached: list[AttachedHook | ReplacedMethod] = []
+        if unit.method is None:
+            for module in unit.also:
+                self._attached.append(AttachedHook(module, _ContributorHook(self), "cache_unit"))
+            self._attached.append(AttachedHook(unit.module, _OutputHook(self), "cache_unit"))
+            return
+        # A hook costs as much as a small norm: where a sub-block is a method anyway, both its
+        # modules and itself are replaced by plain functions.
+        for module in unit.also:
+            self._attached.append(ReplacedMethod(module, "forward", self._passing_by))
+        self._attached.append(ReplacedMethod(unit.module, unit.method, self._answering))
 
     def detach(self) -> None:
         """Leave the modules as they were."""
         for attached in reversed(self._attached):
             attached.remove()
+
+    def answer(self, batch: Tensor, compute: Callable[[], Any]) -> Any:
+        """What the sub-block returns to its block: given outputs if they fit, else its own."""
+        if self.given is not None and self.fits(batch):
+            kept: tuple[Tensor | None, ...] = (*self.given, *[None] * self._num_unread)
+            return kept if self.is_tuple else kept[0]
+        output = self.run(compute)
+        self.is_tuple = isinstance(output, tuple)
+        outputs = output if isinstance(output, tuple) else (output,)
+        self.taken = outputs[:1] if self.unit.reads_first else outputs
+        self._num_unread = len(outputs) - len(self.taken)
+        return output
+
+    def _answering(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(batch: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return self.answer(batch, lambda: plain(batch, *args, **kwargs))
+
+        return answer
+
+    def _passing_by(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def pass_by(batch: Tensor) -> Any:
+            if self.given is not None and self.fits(batch):
+                return batch
+            return self.run(lambda: plain(batch))
+
+        return pass_by
 
     def fits(self, batch: Tensor) -> bool:
         """Whether `given` was made of inputs of the size of `batch`; it is dropped otherwise."""
@@ -52,6 +86,8 @@ class UnitSlot:
         if self.unit.is_padded:
             self.given = tuple(with_tokens(kept, batch.shape[1]) for kept in self.given)
         kept = self.given[0]
+        if kept.shape == batch.shape:
+            return True
         is_same = len(kept) == len(batch) and (kept.ndim != 3 or kept.shape[1] == batch.shape[1])
         if not is_same:
             self.given = None
@@ -67,13 +103,8 @@ class _OutputHook(ModelHook):  # type: ignore[misc]
 
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Stand in for `module.forward`."""
-        slot = self._slot
-        if slot.given is not None and slot.fits(_first_tensor(args, kwargs)):
-            return slot.given if slot.is_tuple else slot.given[0]
-        output = slot.run(lambda: self.fn_ref.original_forward(*args, **kwargs))
-        slot.is_tuple = isinstance(output, tuple)
-        slot.taken = output if isinstance(output, tuple) else (output,)
-        return output
+        batch = _first_tensor(args, kwargs)
+        return self._slot.answer(batch, lambda: self.fn_ref.original_forward(*args, **kwargs))
 
 
 class _ContributorHook(ModelHook):  # type: ignore[misc]

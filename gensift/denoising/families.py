@@ -246,6 +246,12 @@ _BUILT_IN = (
         nested=("cross_attention_kwargs",),
         is_loop_grouped=True,
     ),
+    DenoiserFamily(
+        name="diffusion-policy",
+        denoiser_class="DiffusionPolicyTransformer",
+        rows=("sample", "timestep", "cond"),
+        groups=(1,),
+    ),
 )
 
 for _family in _BUILT_IN:

@@ -6,6 +6,7 @@ The only module of this project that touches names which diffusers does not docu
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -126,6 +127,29 @@ class AttachedHook:
                 return True
             forward = forward.__wrapped__
         return True
+
+
+class ReplacedMethod:
+    """A method of one module replaced by a function, and the way back."""
+
+    def __init__(
+        self, module: torch.nn.Module, name: str, around: Callable[[Callable[..., Any]], Any]
+    ) -> None:
+        """Call `around(plain)` instead of the method `name`, given the method as it was."""
+        self._module, self._name = module, name
+        self._before = vars(module).get(name)
+        self._installed = around(getattr(module, name))
+        setattr(module, name, self._installed)
+
+    def remove(self) -> None:
+        """Put the method back, unless something else has replaced it since."""
+        own = vars(self._module)
+        if own.get(self._name) is not self._installed:
+            return
+        if self._before is None:
+            del own[self._name]
+        else:
+            own[self._name] = self._before
 
 
 class ContextName(StateManager):  # type: ignore[misc]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ CALL_DEFAULTS = "gensift.json"
 """File in a model folder that holds keyword arguments its pipeline call needs."""
 OWN_PIPELINES = {
     "BFMPipeline": "gensift.pipelines.bfm.pipeline",
+    "DiffusionPolicyPipeline": "gensift.pipelines.policy.pipeline",
     "InfinityPipeline": "gensift.pipelines.infinity.pipeline",
     "LLaDAPipeline": "gensift.pipelines.llada.pipeline",
     "VARPipeline": "gensift.pipelines.var.pipeline",
@@ -140,7 +142,9 @@ def device_of(pipeline: Any) -> Any:
 
 def model_folder_of(pipeline: Any) -> Path | None:
     """The folder that a pipeline was loaded from; None for one that was put together or fetched."""
-    folder = Path(str(getattr(pipeline, "config", {}).get("_name_or_path") or "."))
+    config = getattr(pipeline, "config", {})
+    known = config if isinstance(config, Mapping) else {}
+    folder = Path(str(known.get("_name_or_path") or "."))
     # A pipeline without a folder of its own takes nothing from the current one.
     return folder if (folder / "model_index.json").is_file() else None
 

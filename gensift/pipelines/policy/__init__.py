@@ -1,0 +1,1 @@
+"""Diffusion Policy: robot actions from noise, by a transformer that sees the last observations."""
