@@ -1,4 +1,4 @@
-"""`gensift convert`: published checkpoints of next-scale models as folders that gensift loads."""
+"""`gensift convert`: published checkpoints as folders that gensift loads."""
 
 from __future__ import annotations
 
@@ -107,6 +107,31 @@ def infinity(
             "google/flan-t5-xl, or give `text_encoder` and `tokenizer` to from_pretrained",
             style="yellow",
         )
+
+
+@app.command("diffusion-policy")
+def diffusion_policy(
+    sources: Sources,
+    destination: Destination,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads of the transformer.")] = 4,
+    action_steps: Annotated[int, typer.Option(min=1, help="Actions executed per call.")] = 8,
+    prediction_type: Annotated[
+        str, typer.Option(metavar="epsilon|sample", help="What the network predicts.")
+    ] = "epsilon",
+    allow_pickle: AllowPickle = False,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Convert a Diffusion Policy checkpoint of a low-dimensional task (transformer)."""
+    weights = _dtype(dtype)
+    from gensift.pipelines.policy.convert import PolicySettings, convert
+
+    settings = PolicySettings(
+        n_head=heads, n_action_steps=action_steps, prediction_type=prediction_type
+    )
+    with only_json(as_json), log.status("Converting", spinner="dots"):
+        reports = convert(sources, destination, settings, allow_pickle=allow_pickle, dtype=weights)
+    _show(reports, destination, as_json)
 
 
 def _sides(text: str | None) -> list[int] | None:

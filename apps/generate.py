@@ -74,7 +74,7 @@ def generate(
     from apps.preparation import check_output, prepare
 
     options = read_options(collect(GenerateOptions, given), config)
-    prompts = gather_prompts(options.prompt, options.prompts)
+    prompts = gather_prompts((*options.task, *options.prompt), options.prompts)
     check_output(options.output)
     with only_json(as_json):
         finish = _plan if dry_run else _run

@@ -28,6 +28,9 @@ class GenerateOptions:
         help="File of prompts: .txt (one per line, # for comments), .jsonl (key prompt) or .csv "
         "(column prompt).",
     )
+    task: tuple[str, ...] = option(
+        (), help="Task of a robot, for the sampler policy; repeat it for several."
+    )
     model: str | None = option(
         None, help="Zoo name, folder or hub id; by default the zoo model of the sampler."
     )
@@ -118,6 +121,7 @@ PANELS = {
     "What to make": (
         "prompt",
         "prompts",
+        "task",
         "model",
         "steps",
         "guidance_scale",

@@ -108,6 +108,11 @@ def prepare(
             f"`--stream` shows texts, but {options.sampler} makes samples of another kind "
             f"({sampler_class.modality}); leave it out."
         )
+    if options.task and sampler_class.modality != "action":
+        raise ConfigError(
+            f"`--task` is for robots, but {options.sampler} makes samples of another kind "
+            f"({sampler_class.modality}); give --prompt, or --sampler policy."
+        )
     reward_names = options.reward or default_rewards(model, sampler_class.modality)
     check_reward_names(reward_names)
     of_rewards = reward_options(options, reward_names)
@@ -159,7 +164,9 @@ def is_reproducible(sampler_class: Any) -> bool:
 
 
 def default_rewards(model: str, modality: str) -> tuple[str, ...]:
-    """The reward that fits a model when none is named; texts may go without one."""
+    """The reward that fits a model when none is named; texts may go without, actions do."""
+    if modality == "action":
+        return ()
     if modality != "text":
         return (default_reward(model),)
     return ("countdown",) if model == "countdown-llada" else ()
@@ -212,7 +219,7 @@ def load_models(
     """The pipeline and the rewards, each where the options want them.
 
     Raises:
-        UnsupportedPipelineError: the pipeline writes texts and samples of `modality` are no texts.
+        UnsupportedPipelineError: see `check_modality`.
     """
     judging = _judging_device(options, exchange)
     pipeline = load_model(options, model, exchange)
@@ -248,10 +255,11 @@ def load_model(options: GenerateOptions, model: str, exchange: Exchange = ALONE)
 
 
 def check_modality(pipeline: Any, model: str, modality: str) -> None:
-    """Refuse to make pictures by a model that writes.
+    """Refuse to make samples of one kind by a model of another.
 
     Raises:
-        UnsupportedPipelineError: the pipeline writes texts and samples of `modality` are no texts.
+        UnsupportedPipelineError: the pipeline writes texts, or plans actions, and samples of
+            `modality` are something else.
     """
     from gensift.pipelines.llada.pipeline import LLaDAPipeline
 
@@ -259,6 +267,11 @@ def check_modality(pipeline: Any, model: str, modality: str) -> None:
         raise UnsupportedPipelineError(
             f"{model} writes texts, and this makes samples of another kind ({modality}); take "
             "--sampler odd or decode, or another model."
+        )
+    if isinstance(pipeline, DiffusionPolicyPipeline) and modality != "action":
+        raise UnsupportedPipelineError(
+            f"{model} plans actions of a robot, and this makes samples of another kind "
+            f"({modality}); take --sampler policy, or another model."
         )
 
 
@@ -275,6 +288,7 @@ def settle_call(
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
     """What this run asks of the pipeline, the whole call, and the keyword that sets guidance."""
     from gensift.pipelines.llada.pipeline import LLaDAPipeline
+    from gensift.pipelines.policy.pipeline import DiffusionPolicyPipeline
     from gensift.pipelines.loading import call_defaults
     from samplers.autoregressive.protocol import NextScaleModel
     from samplers.diffusion.guidance import guidance_argument

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from apps.console import out
 from apps.preparation import Job
+from apps.report_episodes import show_episodes
 from apps.report_texts import show_answers
 from apps.run_generate import Outcome
 from gensift.config import config_hash
@@ -30,7 +31,7 @@ def outcome_document(job: Job, outcome: Outcome) -> dict[str, Any]:
                 "prompt": line["prompt"],
                 "prompt_index": line["prompt_index"],
                 "winner": line["samples"][0],
-                **({"samples": line["samples"]} if outcome.is_text else {}),
+                **({"samples": line["samples"]} if outcome.is_text or outcome.is_action else {}),
                 "first_reward": line.get("first_reward"),
                 "mean_reward": line.get("mean_reward"),
                 "resumed": line["prompt_index"] in outcome.resumed,
@@ -45,9 +46,11 @@ def show_outcome(outcome: Outcome) -> None:
     """Print the winners, the cost, and where everything is."""
     if outcome.is_text:
         show_answers(outcome.lines)
+    elif outcome.is_action:
+        show_episodes(outcome.lines)
     else:
         out.print(_winners(outcome.lines))
-    if not (outcome.is_reproducible or outcome.is_text):
+    if not (outcome.is_reproducible or outcome.is_text or outcome.is_action):
         out.print(
             "This search copies or changes candidates on the way, so a seed alone need not give a "
             "winner again in a plain call; the same command does.",

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from apps.report_episodes import write_episode
 from apps.shared_previews import with_previews_of, write_previews
 from gensift.conversion import strict_json
 from gensift.runs import RunFiles
 from gensift.trace import PromptTrace, Trace
 from samplers.diffusion.exchange import Exchange
+from samplers.policy.rollout import ActedEpisode
 
 
 def write_prompt(
@@ -103,6 +105,8 @@ def _write_sample(
         "config": strict_json(config),
         "reward": strict_json(reward),
     }
+    if isinstance(sample, ActedEpisode):
+        return {**write_episode(files, sample, name, chunks), **scored}
     if sample is not None:  # else another process, which drew it, writes it
         files.write_image(name, sample, chunks)
     return {"file": name, **scored}

@@ -41,6 +41,7 @@ class Outcome:
         spent: cost spent on all prompts, by this run and earlier ones.
         is_reproducible: whether a seed in a plain pipeline call gives a sample again.
         is_text: whether samples are texts.
+        is_action: whether samples are episodes of a robot.
     """
 
     folder: str
@@ -50,6 +51,7 @@ class Outcome:
     spent: Cost
     is_reproducible: bool = True
     is_text: bool = False
+    is_action: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def _lead(job: Job, exchange: Exchange) -> Outcome:
         spent=spent,
         is_reproducible=is_reproducible(job.sampler_class),
         is_text=job.sampler_class.modality == "text",
+        is_action=job.sampler_class.modality == "action",
     )
 
 

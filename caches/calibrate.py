@@ -58,7 +58,7 @@ class Calibration:
 
 def calibrate(
     pipe: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     options: CalibrationOptions,
     *,
     on_stage: OnStage = lambda name: None,
@@ -70,7 +70,7 @@ def calibrate(
 
     Args:
         pipe: a diffusers pipeline whose denoiser is declared, without a cache.
-        prompts: at least 4; 20 do.
+        prompts: at least 4; 20 do. Of a policy, observations.
         options: what to aim at.
         on_stage: told what is being done.
         pipeline_kwargs: of the pipeline's call, such as `num_inference_steps`.
@@ -117,7 +117,7 @@ _Made = tuple[Cache, dict[str, tuple[int, ...]], float, Mapping[str, float]]
 
 def _ertacache(
     denoising: Denoising,
-    fitted: Sequence[str],
+    fitted: Sequence[Any],
     options: CalibrationOptions,
     on_stage: OnStage,
 ) -> _Made:
@@ -149,7 +149,7 @@ def _ertacache(
 
 def _schedules(
     denoising: Denoising,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     uncached: Outcome,
     statistics: ReuseStatistics,
     options: CalibrationOptions,
@@ -183,7 +183,7 @@ def _schedules(
 
 def _bac(
     denoising: Denoising,
-    fitted: Sequence[str],
+    fitted: Sequence[Any],
     options: CalibrationOptions,
     on_stage: OnStage,
 ) -> _Made:

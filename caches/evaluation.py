@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,9 @@ class Outcome:
 class Denoising:
     """Runs of a pipeline on prompts, each with a seed of its own, up to the last latents.
 
+    Prompts are what the first argument of the pipeline's call takes a list of: texts mostly,
+    observations for a policy.
+
     Attributes:
         pipe: a diffusers pipeline.
         arguments: of its call, such as `num_inference_steps`.
@@ -65,7 +69,7 @@ class Denoising:
 
     def run(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Any],
         cache: Cache | None = None,
         *,
         on_batch: Callable[[int, int], None] = lambda first, count: None,
@@ -85,7 +89,7 @@ class Denoising:
             if cache is not None:
                 cache.detach()
 
-    def compare(self, prompts: Sequence[str], cache: Cache) -> tuple[float, float]:
+    def compare(self, prompts: Sequence[Any], cache: Cache) -> tuple[float, float]:
         """Error of cached runs, and the speed-up: batch by batch, so that both see one machine."""
         errors, speedups = [], []
         for first in range(0, len(prompts), self.batch_prompts):
@@ -96,7 +100,7 @@ class Denoising:
             speedups.append(uncached.seconds / cached.seconds)
         return sum(errors) / len(prompts), statistics.median(speedups)
 
-    def _run(self, prompts: Sequence[str], on_batch: Callable[[int, int], None]) -> Outcome:
+    def _run(self, prompts: Sequence[Any], on_batch: Callable[[int, int], None]) -> Outcome:
         parts: list[Tensor] = []
         start = now()
         for first in range(0, len(prompts), self.batch_prompts):
@@ -105,10 +109,16 @@ class Denoising:
             parts.append(self._latents(texts, first))
         return Outcome(torch.cat(parts).float().cpu(), now() - start)
 
-    def _latents(self, prompts: list[str], first: int) -> Tensor:
+    @property
+    def _what_to_draw(self) -> str:
+        """Argument of the pipeline's call that prompts are for: the first, whatever its name."""
+        return next(iter(inspect.signature(self.pipe.__call__).parameters))
+
+    def _latents(self, prompts: list[Any], first: int) -> Tensor:
         seeds = [candidate_seed(self.seed, first + i, 0) for i in range(len(prompts))]
         arguments = call_defaults(self.pipe) | dict(self.arguments) | {"output_type": "latent"}
         with torch.no_grad():
-            output = self.pipe(prompt=prompts, generator=make_generators(seeds), **arguments)
+            given = {self._what_to_draw: prompts, "generator": make_generators(seeds)}
+            output = self.pipe(**given, **arguments)
         latents = output[0] if isinstance(output, tuple) else next(iter(output.values()))
         return latents if isinstance(latents, Tensor) else torch.stack(list(latents))

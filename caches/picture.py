@@ -49,7 +49,7 @@ def schedule_figure(schedule: Mapping[str, Sequence[int]], steps: int, title: st
     axes.tick_params(length=0, colors=INK)
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.set_xlabel("step, from noise to picture", fontsize=8, color=INK)
+    axes.set_xlabel("step, from noise to sample", fontsize=8, color=INK)
     figure.suptitle(title, fontsize=9, color=INK)
     figure.legend(
         handles=[Patch(color=COMPUTED, label="computed"), Patch(color=REUSED, label="reused")],

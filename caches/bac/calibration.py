@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from caches.bac.config import BACConfig, UnitSchedule
 from caches.bac.recorder import SimilarityRecorder, SimilarityStatistics
@@ -20,7 +20,7 @@ BlockPolicy = Literal["blockwise", "shared", "uniform"]
 _FEED_FORWARDS = ("feed-forward", "fused")
 
 
-def record_similarity(denoising: Denoising, prompts: Sequence[str]) -> SimilarityStatistics:
+def record_similarity(denoising: Denoising, prompts: Sequence[Any]) -> SimilarityStatistics:
     """Run the prompts uncached and record all sub-blocks; see `SimilarityRecorder`."""
     recorder = SimilarityRecorder()
     denoising.run(prompts, recorder)

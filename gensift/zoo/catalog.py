@@ -73,6 +73,13 @@ ZOO: dict[str, ZooEntry] = {
             evaluate="gensift.zoo.evaluation.countdown_llada:evaluate",
         ),
         ZooEntry(
+            name="metaworld-policy",
+            family="DiffusionPolicyPipeline",
+            task="state of a robot arm and a goal -> chunk of actions, six Meta-World tasks",
+            train="gensift.zoo.recipes.metaworld_policy:publish",
+            evaluate="gensift.zoo.evaluation.metaworld_policy:evaluate",
+        ),
+        ZooEntry(
             name="shapes-clip-noise-aware",
             family="sigma adapter of shapes-clip",
             task="score of an early estimate against a prompt",

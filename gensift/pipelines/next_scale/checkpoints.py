@@ -20,7 +20,7 @@ from gensift.errors import ConfigError
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
-ENTRIES = ("trainer", "gpt_fsdp", "vae")
+ENTRIES = ("trainer", "gpt_fsdp", "vae", "state_dicts", "ema_model")
 """Where tensors lie in a pickle that holds other things too."""
 
 State = dict[str, Tensor]

@@ -33,10 +33,10 @@ class History:
 class RecedingHorizon:
     """A policy pipeline at the helm of any number of robots.
 
-        control = RecedingHorizon(pipe, num_inference_steps=100)
-        history = control.histories(1)[0]
-        history.see(observation)
-        for action in control.actions([history], [generator])[0]: ...
+    control = RecedingHorizon(pipe, num_inference_steps=100)
+    history = control.histories(1)[0]
+    history.see(observation)
+    for action in control.actions([history], [generator])[0]: ...
     """
 
     def __init__(self, pipe: DiffusionPolicyPipeline, **arguments: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from diffusers import ModelMixin
@@ -22,26 +23,16 @@ class LinearNormalizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         action_dim: numbers per action.
     """
 
-    _keep_in_fp32_modules = ("obs", "action")
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["obs", "action"]
 
     @register_to_config
     def __init__(self, *, obs_dim: int, action_dim: int) -> None:
         super().__init__()
         self.obs, self.action = Scale(obs_dim), Scale(action_dim)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Always float32."""
-        return torch.float32
-
-    def to(self, *args: Any, **kwargs: Any) -> LinearNormalizer:
-        """Move to a device; a dtype is not taken over."""
-        device, _, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
-        return super().to(device=device, non_blocking=non_blocking) if device else self
-
 
 class Scale(nn.Module):
-    """Scale and offset per number."""
+    """Scale and offset per number, float32 whatever the rest of a pipeline is turned to."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -49,6 +40,10 @@ class Scale(nn.Module):
         self.register_buffer("offset", torch.zeros(dim))
         self.scale: Tensor
         self.offset: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Scale:
+        # Of what is asked for, only the device is taken over: half precision would move robots.
+        return super()._apply(lambda tensor: tensor.to(fn(tensor[:0]).device), recurse)
 
     def normalize(self, x: Tensor) -> Tensor:
         """float32 `(..., dim)`, in [-1, 1] within the limits seen."""

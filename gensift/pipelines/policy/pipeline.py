@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -165,17 +166,11 @@ class DiffusionPolicyPipeline(DiffusionPipeline):  # type: ignore[misc]
         scheduler = self.scheduler
         scheduler.set_timesteps(num_inference_steps, device=sample.device)
         sample = sample * scheduler.init_noise_sigma
-        options = self.prepare_extra_step_kwargs(generator)
+        takes = inspect.signature(scheduler.step).parameters
+        options = {"generator": generator} if "generator" in takes else {}
         # Schedulers look up numbers faster than tensors, and on a GPU without waiting for it.
         for timestep in self.progress_bar(scheduler.timesteps.tolist()):
             scaled = scheduler.scale_model_input(sample, timestep)
             output = self.transformer(scaled, timestep, cond)
             sample = scheduler.step(output, timestep, sample, return_dict=False, **options)[0]
         return sample
-
-    def prepare_extra_step_kwargs(self, generator: Generators) -> dict[str, Any]:
-        """What the scheduler's step takes of a generator."""
-        import inspect
-
-        takes = inspect.signature(self.scheduler.step).parameters
-        return {"generator": generator} if "generator" in takes else {}

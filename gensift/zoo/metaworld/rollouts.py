@@ -101,6 +101,7 @@ class Arena:
         goals: Sequence[int],
         *,
         seed: int = 0,
+        seeds: Sequence[int] | None = None,
         max_steps: int = MAX_STEPS,
         on_frame: OnFrame = lambda number, environment: None,
     ) -> Rollouts:
@@ -110,10 +111,12 @@ class Arena:
             plan: the policy.
             goals: numbers of goals, 0 to `num_goals` - 1; one may come several times.
             seed: base of the seeds of the episodes.
+            seeds: one for each episode, instead of `seed`.
             max_steps: actions after which an episode has failed.
             on_frame: for pictures.
         """
-        seeds = [candidate_seed(seed, TASKS.index(self.task), goal) for goal in goals]
+        if seeds is None:
+            seeds = [candidate_seed(seed, TASKS.index(self.task), goal) for goal in goals]
         robots = self._start(goals, seeds)
         histories = plan.histories(len(robots))
         for robot in robots:
@@ -141,6 +144,15 @@ class Arena:
         )
         return Rollouts(self.task, episodes, tuple(seconds), tuple(rows))
 
+    def begin(self, goal: int, place: int = 0) -> tuple[Any, Floats]:
+        """Environment number `place` at the beginning of an episode, and what it shows."""
+        while len(self._environments) <= place:
+            self._environments.append(self._set.environment_class(**self._options))
+        environment = self._environments[place]
+        environment.set_task(self._set.goals[goal])
+        observation, _ = environment.reset()
+        return environment, features(self.task, observation)
+
     def close(self) -> None:
         """Give the environments' memory back."""
         for environment in self._environments:
@@ -148,14 +160,9 @@ class Arena:
         self._environments = []
 
     def _start(self, goals: Sequence[int], seeds: Sequence[int]) -> list[_Robot]:
-        while len(self._environments) < len(goals):
-            self._environments.append(self._set.environment_class(**self._options))
         robots = []
         for number, (goal, generator) in enumerate(zip(goals, make_generators(seeds), strict=True)):
-            environment = self._environments[number]
-            environment.set_task(self._set.goals[goal])
-            observation, _ = environment.reset()
-            seen = features(self.task, observation)
+            environment, seen = self.begin(goal, number)
             robots.append(_Robot(number, environment, seen, generator))
         return robots
 

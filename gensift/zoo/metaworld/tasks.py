@@ -20,8 +20,9 @@ Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 TASKS = ("reach", "push", "drawer-open", "button-press-topdown", "door-open", "pick-place")
 ACTION_DIM = 4
 """Three changes of position and the force that closes the gripper, each in [-1, 1]."""
-OBSERVATION_DIM = 18 + 3 + len(TASKS)
-"""Hand, gripper and objects now; the goal; which task it is, one-hot."""
+OBSERVATION_DIM = 18 + 3 + 9 + len(TASKS)
+"""Hand, gripper and objects now; the goal; from hand to object, from hand to goal and from object
+to goal; which task it is, one-hot."""
 TRAIN_SEEDS = (0, 1, 2, 3, 4, 5)
 """Seeds of the sets of 50 goals that demonstrations are recorded for."""
 VALIDATION_SEED = 100
@@ -29,6 +30,7 @@ VALIDATION_SEED = 100
 TEST_SEED = 200
 """Seed of the 50 goals on which figures are reported."""
 _NOW, _GOAL = slice(0, 18), slice(36, 39)
+_HAND, _OBJECT = slice(0, 3), slice(4, 7)
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,18 @@ def goals_of(task: str, seed: int) -> Goals:
 
 
 def features(task: str, observation: Floats) -> Floats:
-    """What a policy sees: float32 `(27,)` of Meta-World's own `(39,)`.
+    """What a policy sees: float32 `(36,)` of Meta-World's own `(39,)`.
 
-    That holds the previous state too; here it is left out, as policies get a history anyway.
+    That holds the previous state too, which is left out: policies get a history anyway. Differences
+    are added because all that is to be done depends on them: small next to the room, they would be
+    lost in its scale.
     """
     one_hot = np.zeros(len(TASKS))
     one_hot[TASKS.index(task)] = 1.0
-    return np.concatenate([observation[_NOW], observation[_GOAL], one_hot]).astype(np.float32)
+    hand, thing, goal = observation[_HAND], observation[_OBJECT], observation[_GOAL]
+    differences = (thing - hand, goal - hand, goal - thing)
+    seen = np.concatenate([observation[_NOW], goal, *differences, one_hot])
+    return seen.astype(np.float32)
 
 
 @contextlib.contextmanager

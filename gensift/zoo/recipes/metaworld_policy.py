@@ -20,7 +20,7 @@ from gensift.zoo.metaworld.tasks import ACTION_DIM, OBSERVATION_DIM
 from gensift.zoo.recipes.publishing import publish_pipeline
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 
-STEPS = 6_000
+STEPS = 3_000
 BATCH = 128
 RATE = 1e-3
 WEIGHT_DECAY = 1e-3
@@ -116,17 +116,13 @@ def train(folder: Path, steps: int = STEPS) -> DiffusionPolicyPipeline:
 
 def fit_normalizer(demonstrations: Sequence[Demonstration]) -> LinearNormalizer:
     """The limits of all observations; actions are in [-1, 1] as they are."""
-    normalizer: LinearNormalizer = LinearNormalizer(
-        obs_dim=OBSERVATION_DIM, action_dim=ACTION_DIM
-    )
+    normalizer: LinearNormalizer = LinearNormalizer(obs_dim=OBSERVATION_DIM, action_dim=ACTION_DIM)
     seen = np.concatenate([episode.observations for episode in demonstrations])
     normalizer.obs.fit(torch.from_numpy(seen))
     return normalizer
 
 
-def cut_windows(
-    demonstrations: Sequence[Demonstration], normalizer: LinearNormalizer
-) -> Windows:
+def cut_windows(demonstrations: Sequence[Demonstration], normalizer: LinearNormalizer) -> Windows:
     """One window per recorded step, which is the last that is seen.
 
     Before its beginning an episode stood still; after its end the last action goes on.

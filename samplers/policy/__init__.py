@@ -1,0 +1,1 @@
+"""Robots under a diffusion policy, in simulation."""
