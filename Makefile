@@ -55,6 +55,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.text_speed
 	$(BIN)/python -m benchmarks.bfm
 	$(BIN)/python -m benchmarks.app
+	$(BIN)/python -m benchmarks.policy
 
 clean:
 	rm -rf outputs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

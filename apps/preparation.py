@@ -262,6 +262,7 @@ def check_modality(pipeline: Any, model: str, modality: str) -> None:
             `modality` are something else.
     """
     from gensift.pipelines.llada.pipeline import LLaDAPipeline
+    from gensift.pipelines.policy.pipeline import DiffusionPolicyPipeline
 
     if isinstance(pipeline, LLaDAPipeline) and modality != "text":
         raise UnsupportedPipelineError(
@@ -288,7 +289,6 @@ def settle_call(
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
     """What this run asks of the pipeline, the whole call, and the keyword that sets guidance."""
     from gensift.pipelines.llada.pipeline import LLaDAPipeline
-    from gensift.pipelines.policy.pipeline import DiffusionPolicyPipeline
     from gensift.pipelines.loading import call_defaults
     from samplers.autoregressive.protocol import NextScaleModel
     from samplers.diffusion.guidance import guidance_argument

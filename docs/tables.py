@@ -7,7 +7,8 @@ Kinds: `options ttsnap` (options of a sampler or a training), `cli generate` (co
 `benchmark ttsnap` (a published benchmark), `caches ablation` (a part of the cache benchmark),
 `scales searches` (a part of the benchmark of next-scale searches), `answers pass16`,
 `answers order` (parts of the benchmark of diverse answers), `decoding zoo` (a model in that of text
-decoding), `flows shapes-bfm` (a model, or a comparison, in that of blockwise flow matching).
+decoding), `flows shapes-bfm` (a model, or a comparison, in that of blockwise flow matching),
+`policy methods`, `policy tasks`, `policy latency` (parts of that of robot policies).
 """
 
 from __future__ import annotations
@@ -262,6 +263,38 @@ def _converted_kept(entries: Sequence[Any]) -> str:
     return table([*header, "times fewer MACs", "times less time"], lines)
 
 
+def policy(part: str) -> str:
+    """The benchmark of robot policies: all methods, their success by task, or their latency."""
+    figures = json.loads((DOCS / "benchmarks" / "bac_policy.json").read_text())
+    if part == "latency":
+        lines = [
+            [name, f"{times['p50']:.0f}", f"{times['p99']:.0f}"]
+            for name, times in figures["latency_ms"].items()
+        ]
+        return table(["method", "p50, ms", "p99, ms"], lines)
+    rows = figures["rows"]
+    if part == "tasks":
+        tasks = list(rows[0]["success_by_task"])
+        lines = [
+            [row["method"], *(f"{row['success_by_task'][task]:.0f}" for task in tasks)]
+            for row in rows
+        ]
+        return table(["method", *tasks], lines)
+    lines = [
+        [
+            row["method"],
+            f"{row['success']:.1f}",
+            *(f"{row[f'speedup_batch_{batch}']:.2f}" for batch in (1, 16)),
+            f"{1000 * row['seconds_batch_1']:.0f}",
+            f"{row['action_error']:.3f}",
+            "" if row["mean_updates"] is None else f"{row['mean_updates']:.1f}",
+        ]
+        for row in rows
+    ]
+    speeds = ["times faster, batch 1", "batch 16", "ms per chunk, batch 1"]
+    return table(["method", "success, %", *speeds, "action error", "updates, mean"], lines)
+
+
 KINDS: dict[str, Callable[[str], str]] = {
     "options": options,
     "cli": cli,
@@ -271,6 +304,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "answers": answers,
     "decoding": decoding,
     "flows": flows,
+    "policy": policy,
 }
 
 

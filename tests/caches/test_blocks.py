@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import torch
 from diffusers.hooks._helpers import TransformerBlockRegistry
-from helpers import tiny_models
+from helpers import tiny_models, tiny_policies
 from helpers.tiny_pipelines import build
 from torch import nn
 
@@ -376,8 +376,9 @@ def test_compiling_changes_no_name() -> None:
     assert body_blocks(compiled) == [dit.transformer_blocks[0], body[1]]
 
 
-def test_every_declaration_is_met_in_diffusers() -> None:
-    denoisers = {type(case(name).denoiser).__name__: case(name).denoiser for name in CASES}
+def test_every_declaration_is_met() -> None:
+    models = [*(case(name).denoiser for name in CASES), tiny_policies.transformer()]
+    denoisers = {type(model).__name__: model for model in models}
     assert set(denoisers) == set(blocks._denoisers)
     met = {
         type(module).__name__: module
@@ -392,8 +393,9 @@ def test_every_declaration_is_met_in_diffusers() -> None:
             assert all(hasattr(block, name) for name in (unit.output, *unit.also))
         arguments = {facts.hidden_argument, facts.encoder_argument} - {None}
         assert arguments <= set(inspect.signature(type(block).forward).parameters)
-        # diffusers has facts of its own on some of them.
-        if type(block) is not diffusers.models.transformers.sana_transformer.SanaTransformerBlock:
+        # diffusers has facts of its own on most of them.
+        sana = diffusers.models.transformers.sana_transformer.SanaTransformerBlock
+        if type(block) not in (sana, nn.TransformerDecoderLayer):
             known = TransformerBlockRegistry.get(type(block))
             assert facts.returns.index("hidden") == known.return_hidden_states_index
             text = facts.returns.index("encoder") if "encoder" in facts.returns else None

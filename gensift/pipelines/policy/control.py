@@ -57,5 +57,6 @@ class RecedingHorizon:
             generators: one per robot, so that its plan does not depend on the others'.
         """
         seen = torch.stack([history.stacked() for history in histories])
-        output = self._pipe(seen, generator=list(generators), **self._arguments)
-        return output.actions.cpu()
+        output: Any = self._pipe(seen, generator=list(generators), **self._arguments)
+        actions: Tensor = output.actions.cpu()
+        return actions

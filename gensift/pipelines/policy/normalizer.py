@@ -25,7 +25,7 @@ class LinearNormalizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     _keep_in_fp32_modules: ClassVar[list[str]] = ["obs", "action"]
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, *, obs_dim: int, action_dim: int) -> None:
         super().__init__()
         self.obs, self.action = Scale(obs_dim), Scale(action_dim)
@@ -43,7 +43,10 @@ class Scale(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Scale:
         # Of what is asked for, only the device is taken over: half precision would move robots.
-        return super()._apply(lambda tensor: tensor.to(fn(tensor[:0]).device), recurse)
+        moved: Scale = super()._apply(  # type: ignore[no-untyped-call]
+            lambda tensor: tensor.to(fn(tensor[:0]).device), recurse
+        )
+        return moved
 
     def normalize(self, x: Tensor) -> Tensor:
         """float32 `(..., dim)`, in [-1, 1] within the limits seen."""

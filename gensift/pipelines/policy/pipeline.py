@@ -155,7 +155,8 @@ class DiffusionPolicyPipeline(DiffusionPipeline):  # type: ignore[misc]
         shape = (batch, self.horizon, int(self.transformer.config.input_dim))
         device, dtype = self._execution_device, self.transformer.dtype
         if latents is None:
-            return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+            noise: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+            return noise
         if tuple(latents.shape) != shape:
             raise ConfigError(f"`latents` have shape {tuple(latents.shape)}; give {shape}.")
         return latents.to(device, dtype)

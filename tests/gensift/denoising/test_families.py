@@ -18,8 +18,12 @@ from gensift.denoising.modules import denoisers_of, family_of_pipeline
 from gensift.errors import ConfigError, DuplicateNameError, UnsupportedPipelineError
 from gensift.pipelines.bfm.blockwise import BlockwiseTransformer
 from gensift.pipelines.bfm.sit import SiTTransformer2DModel
+from gensift.pipelines.policy.transformer import DiffusionPolicyTransformer
 
-OURS = {cls.__name__: cls for cls in (BlockwiseTransformer, SiTTransformer2DModel)}
+OURS = {
+    cls.__name__: cls
+    for cls in (BlockwiseTransformer, SiTTransformer2DModel, DiffusionPolicyTransformer)
+}
 
 
 @pytest.fixture
