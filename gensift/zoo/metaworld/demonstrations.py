@@ -31,7 +31,7 @@ class Demonstration:
     """One successful episode.
 
     Attributes:
-        observations: float32 `(steps, 36)`, before each action.
+        observations: float32 `(steps, 45)`, before each action.
         actions: float32 `(steps, 4)` in [-1, 1], what the expert wanted.
     """
 

@@ -20,9 +20,11 @@ Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 TASKS = ("reach", "push", "drawer-open", "button-press-topdown", "door-open", "pick-place")
 ACTION_DIM = 4
 """Three changes of position and the force that closes the gripper, each in [-1, 1]."""
-OBSERVATION_DIM = 18 + 3 + 9 + len(TASKS)
+OBSERVATION_DIM = 18 + 3 + 18 + len(TASKS)
 """Hand, gripper and objects now; the goal; from hand to object, from hand to goal and from object
-to goal; which task it is, one-hot."""
+to goal, as they are and squashed; which task it is, one-hot."""
+NEAR = 0.1
+"""Distance, metres, on whose scale differences are squashed."""
 TRAIN_SEEDS = (0, 1, 2, 3, 4, 5)
 """Seeds of the sets of 50 goals that demonstrations are recorded for."""
 VALIDATION_SEED = 100
@@ -85,18 +87,18 @@ def goals_of(task: str, seed: int) -> Goals:
 
 
 def features(task: str, observation: Floats) -> Floats:
-    """What a policy sees: float32 `(36,)` of Meta-World's own `(39,)`.
+    """What a policy sees: float32 `(45,)` of Meta-World's own `(39,)`.
 
-    That holds the previous state too, which is left out: policies get a history anyway. Differences
-    are added because all that is to be done depends on them: small next to the room, they would be
-    lost in its scale.
+    That holds the previous state too, which is left out: experts do without, and a policy that sees
+    how the hand moved learns to go on with that. Differences are added because all that is to be
+    done depends on them, and squashed because a centimetre matters only when the hand is near.
     """
+    hand, thing, goal = observation[_HAND], observation[_OBJECT], observation[_GOAL]
+    differences = np.concatenate([thing - hand, goal - hand, goal - thing])
     one_hot = np.zeros(len(TASKS))
     one_hot[TASKS.index(task)] = 1.0
-    hand, thing, goal = observation[_HAND], observation[_OBJECT], observation[_GOAL]
-    differences = (thing - hand, goal - hand, goal - thing)
-    seen = np.concatenate([observation[_NOW], goal, *differences, one_hot])
-    return seen.astype(np.float32)
+    parts = (observation[_NOW], goal, differences, np.tanh(differences / NEAR), one_hot)
+    return np.concatenate(parts).astype(np.float32)
 
 
 @contextlib.contextmanager

@@ -20,13 +20,14 @@ from gensift.zoo.metaworld.tasks import ACTION_DIM, OBSERVATION_DIM
 from gensift.zoo.recipes.publishing import publish_pipeline
 from gensift.zoo.recipes.training import LogRow, TrainingRun, warmup_then_decay
 
-STEPS = 3_000
+STEPS = 4_000
 BATCH = 128
 RATE = 1e-3
 WEIGHT_DECAY = 1e-3
 SEED = 61
 WIDTH, HEADS, LAYERS = 96, 4, 8
-HORIZON, OBS_STEPS, ACTION_STEPS = 10, 2, 8
+HORIZON, OBS_STEPS, ACTION_STEPS = 8, 1, 8
+"""One observation: with two, the policy infers the last action from them and repeats it."""
 TRAIN_TIMESTEPS = 100
 DEFAULTS = {"num_inference_steps": TRAIN_TIMESTEPS}
 """Call arguments of the published pipeline."""

@@ -103,7 +103,12 @@ def test_features_hold_the_state_the_goal_and_the_ways_between() -> None:
     assert found[:18].tolist() == list(range(18))
     assert found[18:21].tolist() == [36, 37, 38]
     assert found[21:30].tolist() == [4.0] * 3 + [36.0] * 3 + [32.0] * 3
-    assert found[30:].tolist() == [float(task == "push") for task in TASKS]
+    near = np.zeros(39)
+    near[4:7] = 0.05
+    assert features("push", near)[30:39] == pytest.approx(
+        [np.tanh(0.5)] * 3 + [0.0] * 3 + [-np.tanh(0.5)] * 3
+    )
+    assert found[39:].tolist() == [float(task == "push") for task in TASKS]
 
 
 def test_an_unknown_task_is_refused() -> None:

@@ -33,13 +33,12 @@ def test_windows_hold_what_was_seen_and_done_at_their_times() -> None:
     assert windows.actions.shape == (17, HORIZON, ACTION_DIM)
     seen = normalizer.obs.unnormalize(windows.observations)[..., 0]
     done = windows.actions[..., 0] * 100
-    assert torch.allclose(seen[0], torch.tensor([0.0, 0.0]), atol=1e-4)
-    assert torch.allclose(seen[3], torch.tensor([2.0, 3.0]), atol=1e-4)
+    now = torch.tensor([*range(12), *range(50, 55)]).float()
+    assert torch.allclose(seen[:, -1], now, atol=1e-4)
     # The first action belongs to the first observation; at the end the last one goes on.
-    expected = torch.tensor([2.0, 3, 4, 5, 6, 7, 8, 9, 10, 11])
-    assert torch.allclose(done[3], expected, atol=1e-4)
-    assert torch.allclose(done[11, 2:], torch.full((HORIZON - 2,), 11.0), atol=1e-4)
-    assert torch.allclose(seen[12], torch.tensor([50.0, 50.0]), atol=1e-4)
+    expected = torch.arange(3.0, 3 + HORIZON) - (OBS_STEPS - 1)
+    assert torch.allclose(done[3], expected.clamp(max=11), atol=1e-4)
+    assert torch.allclose(done[11, OBS_STEPS:], torch.full((HORIZON - OBS_STEPS,), 11.0), atol=1e-4)
     assert torch.allclose(done[12, 0], torch.tensor(50.0), atol=1e-4)
 
 
