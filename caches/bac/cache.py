@@ -7,6 +7,8 @@ that both stay those of the present step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -72,9 +74,25 @@ class _KeptUnit:
             store.put(call.context, call.rows.rows, output)
 
     def get(self, call: CachedCall) -> Outputs | None:
+        if len(self.stores) == 1:  # mostly, and asked for at every step
+            single = self.stores[0].get(call.context, call.rows.rows)
+            return None if single is None else (single,)
         found = [store.get(call.context, call.rows.rows) for store in self.stores]
         outputs = tuple(output for output in found if output is not None)
         return outputs if outputs and len(outputs) == len(found) else None
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What a schedule says of one step.
+
+    Attributes:
+        reused: sub-blocks that are given what they returned before.
+        lasting: sub-blocks whose outputs the next step reuses.
+    """
+
+    reused: tuple[tuple[UnitSlot, _KeptUnit], ...] = ()
+    lasting: tuple[tuple[UnitSlot, _KeptUnit], ...] = ()
 
 
 class _CachedUnits(DenoiserCache):
@@ -101,6 +119,8 @@ class _CachedUnits(DenoiserCache):
             self.detach()
             raise
         self._kept = {slot.unit.name: _KeptUnit(slot.unit) for slot in self._slots}
+        self._planned: BACConfig | None = None
+        self._turns: list[_Turn] = []
 
     def run(
         self,
@@ -109,12 +129,13 @@ class _CachedUnits(DenoiserCache):
         denoise: Callable[[], Any],
     ) -> Any:
         """See `DenoiserCache.run`."""
+        turn = self._turn(call.step_index)
         try:
-            for slot in self._slots:
-                self._prepare(slot, call)
+            if call.is_continuous:
+                for slot, kept in turn.reused:
+                    slot.given = kept.get(call)
             output = denoise()
-            for slot in self._slots:
-                self._collect(slot, call)
+            self._collect(turn, call)
             return output
         finally:
             for slot in self._slots:
@@ -148,31 +169,32 @@ class _CachedUnits(DenoiserCache):
         for slot in reversed(self._slots):
             slot.detach()
 
-    def _prepare(self, slot: UnitSlot, call: CachedCall) -> None:
-        """Give a sub-block what it returned before, where its schedule says so."""
-        if self._is_reused(slot, call.step_index) and call.is_continuous:
-            slot.given = self._kept[slot.unit.name].get(call)
+    def _collect(self, turn: _Turn, call: CachedCall) -> None:
+        """Count what sub-blocks did, and keep what they returned, if that is of use."""
+        rows = len(call.rows.rows)
+        answered = sum(slot.given is not None for slot, _ in turn.reused)
+        self.tally.reused += rows * answered
+        self.tally.computed += rows * (len(self._slots) - answered)
+        self.tally.refused += rows * (len(turn.reused) - answered)
+        for slot, kept in turn.lasting:
+            if slot.given is None and slot.taken is not None:
+                kept.put(call, slot.taken)
 
-    def _collect(self, slot: UnitSlot, call: CachedCall) -> None:
-        """Count what a sub-block did, and keep what it returned, if that is of use."""
-        rows, step = len(call.rows.rows), call.step_index
-        if slot.given is not None:
-            self.tally.reused += rows
-            return
-        self.tally.computed += rows
-        if self._is_reused(slot, step):
-            self.tally.refused += rows
-        if slot.taken is not None and step is not None and self._is_reused(slot, step + 1):
-            self._kept[slot.unit.name].put(call, slot.taken)
-
-    def _is_reused(self, slot: UnitSlot, step: int | None) -> bool:
-        """Whether the schedule reuses a sub-block at a step."""
-        plan = self._cache.plan
-        return (
-            step is not None
-            and step < plan.num_steps
-            and (step not in plan.updates_of[slot.unit.name])
-        )
+    def _turn(self, step: int | None) -> _Turn:
+        """What the schedule of this run says of a step; nothing outside of it."""
+        if self._planned is not self._cache.plan:
+            self._planned = plan = self._cache.plan
+            reused = [
+                tuple(
+                    (slot, self._kept[slot.unit.name])
+                    for slot in self._slots
+                    if index < plan.num_steps and index not in plan.updates_of[slot.unit.name]
+                )
+                for index in range(plan.num_steps + 1)
+            ]
+            self._turns = [_Turn(now, then) for now, then in pairwise(reused)]
+        is_known = step is not None and step < len(self._turns)
+        return self._turns[step] if is_known and step is not None else _Turn()
 
     def _stores(self) -> list[RowStore]:
         return [store for kept in self._kept.values() for store in kept.stores]
