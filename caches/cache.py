@@ -15,7 +15,7 @@ from caches.call import CachedCall, CallLedger, layout_of
 from caches.clock import StepClock
 from caches.graphs import between_graphs, outside_graphs
 from caches.profile import Fingerprint, guidance_scale_of, scheduled_sigmas
-from gensift.denoising.arguments import bind_arguments
+from gensift.denoising.arguments import argument_of
 from gensift.denoising.families import DenoiserFamily, family_of
 from gensift.denoising.modules import AttachedHook, ContextName, denoisers_of, hooks_on
 from gensift.denoising.rows_in_call import rows_in_call
@@ -124,8 +124,7 @@ class CacheHook(ModelHook):  # type: ignore[misc]
         plain = self.fn_ref.original_forward
         if self.is_off:
             return plain(*args, **kwargs)
-        given = self._leading(module, args, kwargs)
-        call = self._call(given)
+        given, call = self._enter(module, args, kwargs)
         output = self.part.run(call, given, lambda: plain(*args, **kwargs))
         self.ledger.leave(call)
         return output
@@ -146,18 +145,16 @@ class CacheHook(ModelHook):  # type: ignore[misc]
         self.part.clear()
 
     @outside_graphs
-    def _leading(
+    def _enter(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        return bind_arguments(module, args, kwargs)[self._family.leading]
-
-    @outside_graphs
-    def _call(self, batch: Any) -> CachedCall:
+    ) -> tuple[Any, CachedCall]:
+        """The latents of a call, and what call it is."""
+        batch = argument_of(module, self._family.leading, args, kwargs)
         step_index = self.cache.step_index
         if step_index is not None:
             self.cache.tell_of_differences(batch)
         rows = rows_in_call(len(batch))
-        return self.ledger.enter(step_index, self._context.name, rows, layout_of(batch))
+        return batch, self.ledger.enter(step_index, self._context.name, rows, layout_of(batch))
 
 
 class Cache(ABC):

@@ -30,7 +30,7 @@ class SummedBlock:
         def forward(*args: Any, **kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs[name]
             for slot in slots:
-                if slot.given is None or not slot.fits(hidden):
+                if not slot.fits(hidden):
                     return plain(*args, **kwargs)
             for slot in slots:
                 assert slot.given is not None

@@ -125,7 +125,7 @@ class DiffusionPolicyPipeline(DiffusionPipeline):  # type: ignore[misc]
         device, dtype = self._execution_device, self.transformer.dtype
         seen = self._checked(observations, generator).to(device)
         cond = self.normalizer.obs.normalize(seen).to(dtype)
-        sample = self._noise(len(cond), generator, latents)
+        sample = self._noise(cond, generator, latents)
         planned = self._denoise(sample, cond, num_inference_steps, generator).float()
         horizon = self.normalizer.action.unnormalize(planned)
         chunk = horizon[:, self._first_action : self._first_action + self.n_action_steps]
@@ -151,15 +151,16 @@ class DiffusionPolicyPipeline(DiffusionPipeline):  # type: ignore[misc]
             )
         return seen
 
-    def _noise(self, batch: int, generator: Generators, latents: Tensor | None) -> Tensor:
-        shape = (batch, self.horizon, int(self.transformer.config.input_dim))
-        device, dtype = self._execution_device, self.transformer.dtype
+    def _noise(self, cond: Tensor, generator: Generators, latents: Tensor | None) -> Tensor:
+        shape = (len(cond), self.horizon, int(self.transformer.config.input_dim))
         if latents is None:
-            noise: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+            noise: Tensor = randn_tensor(
+                shape, generator=generator, device=cond.device, dtype=cond.dtype
+            )
             return noise
         if tuple(latents.shape) != shape:
             raise ConfigError(f"`latents` have shape {tuple(latents.shape)}; give {shape}.")
-        return latents.to(device, dtype)
+        return latents.to(cond)
 
     def _denoise(
         self, sample: Tensor, cond: Tensor, num_inference_steps: int, generator: Generators
