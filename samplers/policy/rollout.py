@@ -17,7 +17,7 @@ from gensift.pipelines.policy.control import RecedingHorizon
 from gensift.pipelines.policy.pipeline import DiffusionPolicyPipeline
 from gensift.randomness import candidate_seeds
 from gensift.trace import PromptTrace, Trace
-from gensift.zoo.metaworld.rollouts import Arena, Episode, Rollouts
+from gensift.zoo.metaworld.rollouts import Arena, Episode, OnFrame, Rollouts
 from gensift.zoo.metaworld.tasks import OBSERVATION_DIM, TEST_SEED, check_task
 from samplers.output import PlannedStage, Progress, PromptResult, SamplerOutput
 from samplers.policy.config import PolicyConfig
@@ -139,6 +139,7 @@ class PolicyRollout:
         seed: int = 0,
         seeds: Sequence[Sequence[int]] | None = None,
         progress: Progress | None = None,
+        on_frame: OnFrame = lambda number, environment, observation: None,
         **pipeline_kwargs: Any,
     ) -> SamplerOutput:
         """Act on tasks.
@@ -149,6 +150,8 @@ class PolicyRollout:
             seed: base from which the seeds of the episodes derive.
             seeds: per task one for each episode, instead of `seed`.
             progress: told of finished episodes ("denoise").
+            on_frame: shown each episode, by its number in the task, before its first action and
+                after each.
             pipeline_kwargs: of the pipeline's call, such as `num_inference_steps`.
 
         Raises:
@@ -166,7 +169,7 @@ class PolicyRollout:
                 f"for each of {len(tasks)} tasks."
             )
         parts = [
-            self._act(pipeline, arguments, task, index, groups[index], progress)
+            self._act(pipeline, arguments, task, index, groups[index], progress, on_frame)
             for index, task in enumerate(tasks)
         ]
         return SamplerOutput(
@@ -183,12 +186,13 @@ class PolicyRollout:
         index: int,
         seeds: Sequence[int],
         progress: Progress | None,
+        on_frame: OnFrame,
     ) -> tuple[PromptResult, Cost, PromptTrace]:
         """All episodes of one task, what they cost, and their seeds."""
         control, stopwatch = RecedingHorizon(pipeline, **arguments), Stopwatch()
         before = _reused(pipeline)
         with stopwatch.part("simulate"):
-            parts = self._run(control, task, seeds, progress)
+            parts = self._run(control, task, seeds, progress, on_frame)
         episodes = [episode for part in parts for episode in part.episodes]
         seconds = sum(sum(part.plan_seconds) for part in parts)
         steps = int(arguments["num_inference_steps"])
@@ -224,6 +228,7 @@ class PolicyRollout:
         task: str,
         seeds: Sequence[int],
         progress: Progress | None,
+        on_frame: OnFrame,
     ) -> list[Rollouts]:
         """Episodes of the first held-out goals, as many at once as are allowed."""
         arena, found = Arena(task, TEST_SEED), []
@@ -232,7 +237,8 @@ class PolicyRollout:
             for start in range(0, len(seeds), size):
                 goals = range(start, min(start + size, len(seeds)))
                 own, limit = seeds[start : start + size], self.config.max_steps
-                found.append(arena.run(control, goals, seeds=own, max_steps=limit))
+                told = _numbered_from(start, on_frame)
+                found.append(arena.run(control, goals, seeds=own, max_steps=limit, on_frame=told))
                 if progress is not None:
                     progress("denoise", goals.stop, len(seeds))
         finally:
@@ -266,7 +272,7 @@ class PolicyRollout:
                 [episode.goal],
                 seeds=[episode.seed],
                 max_steps=self.config.max_steps,
-                on_frame=lambda _, environment: camera.see(environment),
+                on_frame=lambda _, environment, __: camera.see(environment),
             )
         finally:
             arena.close()
@@ -295,3 +301,8 @@ def _reused(pipeline: Any) -> int:
     """Evaluations that a cache on the pipeline has answered so far."""
     cache = cache_of(pipeline)
     return 0 if cache is None else cache.report().reused
+
+
+def _numbered_from(start: int, on_frame: OnFrame) -> OnFrame:
+    """`on_frame` for episodes that are counted from `start` on."""
+    return lambda number, *shown: on_frame(start + number, *shown)

@@ -18,8 +18,9 @@ from gensift.zoo.metaworld.tasks import TASKS, Floats, check_task, features, goa
 MAX_STEPS = 200
 """Actions after which an episode has failed; experts need 32 to 92."""
 
-OnFrame = Callable[[int, Any], None]
-"""Told the number of an episode and its environment, before its first action and after each."""
+OnFrame = Callable[[int, Any, Floats], None]
+"""Told the number of an episode, its environment and what it shows, before its first action and
+after each."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Arena:
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         max_steps: int = MAX_STEPS,
-        on_frame: OnFrame = lambda number, environment: None,
+        on_frame: OnFrame = lambda number, environment, observation: None,
     ) -> Rollouts:
         """One episode for each of `goals`, all at once; those that are over leave the batch.
 
@@ -113,14 +114,14 @@ class Arena:
             seed: base of the seeds of the episodes.
             seeds: one for each episode, instead of `seed`.
             max_steps: actions after which an episode has failed.
-            on_frame: for pictures.
+            on_frame: for pictures, and for whoever watches.
         """
         if seeds is None:
             seeds = [candidate_seed(seed, TASKS.index(self.task), goal) for goal in goals]
         robots = self._start(goals, seeds)
         histories = plan.histories(len(robots))
         for robot in robots:
-            on_frame(robot.number, robot.environment)
+            on_frame(robot.number, robot.environment, robot.observation)
             histories[robot.number].see(robot.observation)
         seconds, rows = [], []
         while acting := [robot for robot in robots if not robot.is_over]:
@@ -135,7 +136,7 @@ class Arena:
                 for action in chunk:
                     self._step(robot, action, max_steps)
                     histories[robot.number].see(robot.observation)
-                    on_frame(robot.number, robot.environment)
+                    on_frame(robot.number, robot.environment, robot.observation)
                     if robot.is_over:
                         break
         episodes = tuple(

@@ -87,6 +87,22 @@ def test_fewer_at_once_come_to_the_same(pipe: Any) -> None:
     assert parts.cost.nfe == whole.cost.nfe
 
 
+@pytest.mark.parametrize("at_once", [None, 3])
+def test_whoever_watches_is_shown_every_state_of_every_episode(
+    pipe: Any, at_once: int | None
+) -> None:
+    shown: list[int] = []
+    sampler = PolicyRollout(num_candidates=4, max_steps=6, max_rows=at_once, frames=0)
+    output = sampler(
+        pipe,
+        "push",
+        num_inference_steps=STEPS,
+        on_frame=lambda number, environment, observation: shown.append(number),
+    )
+    steps = {one.goal: one.steps for one in output.samples}
+    assert {goal: shown.count(goal) - 1 for goal in range(4)} == steps
+
+
 def test_the_best_episode_is_drawn_where_there_is_a_renderer(pipe: Any) -> None:
     output = act(pipe, ["push", "reach"], frames=3, num_outputs=2)
     assert [result.prompt for result in output.results] == ["push", "reach"]

@@ -90,10 +90,15 @@ def test_seeds_may_be_given(arena: Arena) -> None:
 
 
 def test_frames_are_shown_before_the_first_action_and_after_each(arena: Arena) -> None:
-    shown: list[tuple[int, float]] = []
-    run(arena, [0, 1], on_frame=lambda number, one: shown.append((number, float(one.hand[0]))))
-    assert [hand for number, hand in shown if number == 0] == pytest.approx([0.0, 0.1, 0.2])
-    assert len([1 for number, _ in shown if number == 1]) == 5
+    shown: list[tuple[int, float, float]] = []
+
+    def see(number: int, environment: Any, observation: Any) -> None:
+        shown.append((number, float(environment.hand[0]), float(observation[0])))
+
+    run(arena, [0, 1], on_frame=see)
+    assert [hand for number, hand, _ in shown if number == 0] == pytest.approx([0.0, 0.1, 0.2])
+    assert len([1 for number, *_ in shown if number == 1]) == 5
+    assert all(hand == pytest.approx(seen) for _, hand, seen in shown)
 
 
 def test_features_hold_the_state_the_goal_and_the_ways_between() -> None:
