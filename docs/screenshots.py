@@ -41,6 +41,7 @@ def main() -> None:
         page = _open(browser, url, 1180, 860)
         _pictures(page)
         _text(page)
+        _policy(page)
         _caches(page)
         _runs(page)
         _narrow(_open(browser, url, 390, 844, color_scheme="dark"))
@@ -83,6 +84,13 @@ def _text(page: Any) -> None:
     page.locator("#text-go").click()
     page.locator("#text-maps table").first.wait_for()
     _take(page, "app-text", full_page=True)
+
+
+def _policy(page: Any) -> None:
+    page.get_by_role("tab", name="Policy", exact=True).click()
+    page.locator("#policy-go").click()
+    page.locator("#policy-schedule img").wait_for()
+    _take(page, "app-policy", full_page=True)
 
 
 def _caches(page: Any) -> None:

@@ -16,6 +16,8 @@ from apps.app.desk import Task
 from apps.app.models import Models
 from apps.app.options import AppOptions
 from apps.app.run_store import PROFILE
+from apps.app.schedules import ShownSchedule
+from apps.app.stopping import stoppable
 from apps.app.studio import Studio
 from apps.options import GenerateOptions
 from apps.preparation import settle_call
@@ -69,10 +71,7 @@ class Compared:
         plain_s, cached_s: seconds of the whole calls, the faster of two each.
         psnr: dB between them; infinite where they are equal.
         reused_share: share of the evaluations that the cache answered.
-        schedule: per part of the denoiser, the steps at which it is computed.
-        num_steps: of the loop.
-        name: of the kind of cache.
-        report: what calibration measured.
+        schedule: of the cache.
     """
 
     plain: Any
@@ -81,10 +80,7 @@ class Compared:
     cached_s: float
     psnr: float
     reused_share: float
-    schedule: Mapping[str, tuple[int, ...]]
-    num_steps: int
-    name: str
-    report: Mapping[str, Any]
+    schedule: ShownSchedule
 
 
 @dataclass(frozen=True)
@@ -106,10 +102,6 @@ class CacheView:
     def say(self, phase: str) -> None:
         """What is being done now."""
         self._show(CacheSnapshot(phase))
-
-    def on_call(self, *call: Any) -> None:
-        """Called before each evaluation of the denoiser."""
-        self._task.check()
 
     def snapshot(self) -> CacheSnapshot:
         """What there is to show now."""
@@ -159,7 +151,7 @@ def compare(studio: Studio, request: CacheRequest, task: Task, view: CacheView) 
     from caches.enable import disable_cache, enable_cache, profile_of_model
     from caches.profile import read_profile
 
-    with _pipeline(studio, request.model, request.steps, view) as (pipe, call):
+    with _pipeline(studio, request.model, request.steps, task, view) as (pipe, call):
         file = _profile_file(studio, pipe, request.profile, profile_of_model)
         profile = read_profile(file)
         view.say("Warming up")
@@ -177,7 +169,6 @@ def compare(studio: Studio, request: CacheRequest, task: Task, view: CacheView) 
             finally:
                 disable_cache(pipe)
             cached_s.append(seconds)
-        config = cache.config.with_steps(call["num_inference_steps"])
         return Compared(
             plain=plain,
             cached=cached,
@@ -185,10 +176,7 @@ def compare(studio: Studio, request: CacheRequest, task: Task, view: CacheView) 
             cached_s=min(cached_s),
             psnr=psnr(plain, cached),
             reused_share=report.reused_share,
-            schedule=config.schedule,
-            num_steps=config.num_steps,
-            name=profile.cache,
-            report=profile.report,
+            schedule=ShownSchedule.of(cache),
         )
 
 
@@ -204,7 +192,8 @@ def calibrate(studio: Studio, request: CalibrationRequest, task: Task, view: Cac
     from caches.profile import write_profile
 
     options = from_dict(CalibrationOptions, request.options)
-    with _pipeline(studio, request.model, request.steps, view) as (pipe, call), memory_advice():
+    loaded = _pipeline(studio, request.model, request.steps, task, view)
+    with loaded as (pipe, call), memory_advice():
         found = calibrate_cache(
             pipe,
             list(request.prompts),
@@ -232,22 +221,16 @@ def psnr(left: Any, right: Any) -> float:
 
 @contextmanager
 def _pipeline(
-    studio: Studio, model: str, steps: int | None, view: CacheView
+    studio: Studio, model: str, steps: int | None, task: Task, view: CacheView
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The pipeline, which stops at its next evaluation when cancelled, and its call's arguments."""
-    from gensift.denoising.modules import denoisers_of
-
     limits = studio.options
     view.say(f"Loading {model}")
     options = GenerateOptions(steps=steps, device=limits.device, dtype=limits.dtype)
     pipe, _ = studio.models.load(options, model, {})
     _, call, _ = settle_call(options, pipe)
-    hooks = [module.register_forward_pre_hook(view.on_call) for module in denoisers_of(pipe)]
-    try:
+    with stoppable(pipe, task):
         yield pipe, call
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _draw(pipe: Any, request: CacheRequest, call: Mapping[str, Any]) -> tuple[Any, float]:

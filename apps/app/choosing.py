@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from gensift.errors import MissingExtraError
+from gensift.zoo.catalog import ZOO
 from samplers.registry import SAMPLERS
 
 if TYPE_CHECKING:
@@ -27,15 +28,19 @@ def samplers_of(modality: str) -> dict[str, Any]:
     return found
 
 
-def default_models(modality: str, names: Sequence[str]) -> list[str]:
-    """Those of `names` that samplers of other kinds do not claim as their own."""
+def models_of(modality: str, names: Sequence[str]) -> list[str]:
+    """Those of `names` that samplers of other kinds have no use for, as far as is known."""
     others = {
-        cls.default_model
+        _family(cls.default_model)
         for other in ("image", "text", "action")
         if other != modality
         for cls in samplers_of(other).values()
     }
-    return [name for name in names if name not in others]
+    return [name for name in names if _family(name) not in others]
+
+
+def _family(model: str) -> str:
+    return ZOO[model].family if model in ZOO else model
 
 
 def session_of(request: gr.Request) -> str:

@@ -70,6 +70,11 @@ def optional_number(name: str, info: str, elem_id: str) -> Any:
     )
 
 
+def whole_number(text: str) -> Any:
+    """The number in such a field, None where it is empty; anything else is refused later on."""
+    return int(text) if text.strip().isdecimal() else text.strip() or None
+
+
 def _widget(row: OptionRow) -> Any:
     label, info = row.name.replace("_", " ").replace(".", ": "), row.help
     if row.annotation is bool:

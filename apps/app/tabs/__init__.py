@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from apps.app.studio import Studio
-from apps.app.tabs import caches, pictures, runs, text
+from apps.app.tabs import caches, pictures, policy, runs, text
 
 TABS: tuple[tuple[str, Callable[[Studio], None]], ...] = (
     ("Pictures", pictures.build),
     ("Text", text.build),
+    ("Policy", policy.build),
     ("Caches", caches.build),
     ("Runs", runs.build),
 )

@@ -21,14 +21,15 @@ from apps.app.cache_work import (
     read_calibration,
     read_comparison,
 )
-from apps.app.choosing import default_models, session_of
-from apps.app.encoding import figure_uri, picture_uri
+from apps.app.choosing import models_of, session_of
+from apps.app.encoding import picture_uri
 from apps.app.following import Frame, frames
 from apps.app.grid import error_html, status_html
 from apps.app.run_store import PROFILE
+from apps.app.schedules import schedule_html
 from apps.app.scrolling import SCROLL
 from apps.app.studio import Studio
-from apps.app.widgets import OptionWidgets, option_widgets, optional_number
+from apps.app.widgets import OptionWidgets, option_widgets, optional_number, whole_number
 from caches.options import CalibrationOptions
 from caches.registry import CACHES
 
@@ -73,7 +74,7 @@ def build(studio: Studio) -> None:
 
     def run_comparison(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         names = ("prompt", "profile", "model", "seed", "steps")
-        given = {**dict(zip(names, values, strict=True)), "steps": _steps(values[-1])}
+        given = {**dict(zip(names, values, strict=True)), "steps": whole_number(values[-1])}
         for frame in _compare(studio, session_of(request), given):
             yield _compared(frame)
 
@@ -100,7 +101,7 @@ def build(studio: Studio) -> None:
 
 def _controls(studio: Studio) -> Controls:
     longest, known = studio.options.max_prompt, _profiles(studio)
-    models = default_models("image", studio.models.names)
+    models = models_of("image", studio.models.names)
     prompt = gr.Textbox(PROMPT, label="Prompt", max_length=longest, elem_id="cache-prompt")
     profile = gr.Dropdown(known, value=known[0], label="Cache", elem_id="cache-profile")
     with gr.Row():
@@ -136,16 +137,11 @@ def _read_calibration(studio: Studio, controls: Controls, values: Sequence[Any])
     model, steps, text, *chosen = values
     given = {
         "model": model,
-        "steps": _steps(steps),
+        "steps": whole_number(steps),
         "prompts": [line.strip() for line in str(text).splitlines() if line.strip()],
         "options": controls.options.read(chosen),
     }
     return read_calibration(given, studio.options, studio.models)
-
-
-def _steps(text: str) -> Any:
-    """The number in a text, None where it is empty; anything else is refused later on."""
-    return int(text) if text.strip().isdecimal() else text.strip() or None
 
 
 def _compare(studio: Studio, session: str, given: dict[str, Any]) -> Iterator[Frame]:
@@ -164,7 +160,7 @@ def _compared(frame: Frame) -> list[Any]:
         figures_html(found),
         gr.update(visible=True),
         (found.plain, found.cached),
-        schedule_html(found),
+        schedule_html(found.schedule),
     ]
 
 
@@ -193,7 +189,7 @@ def figures_html(found: Compared) -> str:
     likeness = "equal" if math.isinf(found.psnr) else f"{found.psnr:.1f} dB"
     facts = {
         "without the cache": f"{found.plain_s:.2f} s",
-        f"with {found.name}": f"{found.cached_s:.2f} s",
+        f"with {found.schedule.name}": f"{found.cached_s:.2f} s",
         "faster": f"{found.plain_s / found.cached_s:.2f} times, the faster of two each",
         "likeness (PSNR)": likeness,
         "evaluations reused": f"{100 * found.reused_share:.0f} %",
@@ -202,24 +198,6 @@ def figures_html(found: Compared) -> str:
         f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items()
     )
     return f'{status_html("Compared")}<dl class="gs-facts">{inner}</dl>'
-
-
-def schedule_html(found: Compared) -> str:
-    """The schedule as a picture: parts of the denoiser by steps."""
-    from caches.picture import schedule_figure
-
-    title = f"{found.name}: what is computed when"
-    figure = schedule_figure(found.schedule, found.num_steps, title)
-    words = "; ".join(
-        f"{name}: computed at {len(updates)} of {found.num_steps} steps"
-        for name, updates in found.schedule.items()
-    )
-    figure.set_facecolor("white")
-    source = figure_uri(figure, is_transparent=False)
-    return (
-        f'<div class="gs-sheet" tabindex="0"><img src="{source}" alt="{escape(words, quote=True)}">'
-        "</div>"
-    )
 
 
 def _profiles(studio: Studio) -> list[str]:
@@ -274,7 +252,7 @@ def _document(frame: Frame) -> dict[str, Any]:
         "seconds": {"plain": found.plain_s, "cached": found.cached_s},
         "psnr": None if math.isinf(found.psnr) else found.psnr,
         "reused_share": found.reused_share,
-        "schedule": {name: list(updates) for name, updates in found.schedule.items()},
+        "schedule": {name: list(updates) for name, updates in found.schedule.parts.items()},
         "plain": picture_uri(found.plain),
         "cached": picture_uri(found.cached),
     }

@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.events import api
 
 from apps.app import picture_page
-from apps.app.choosing import default_models, samplers_of, session_of
+from apps.app.choosing import models_of, samplers_of, session_of
 from apps.app.encoding import picture_uri
 from apps.app.following import Frame, frames, reader
 from apps.app.grid import error_html, live_html, status_html
@@ -103,7 +103,7 @@ def _controls(studio: Studio) -> Controls:
         go = gr.Button("Generate", variant="primary", elem_id="picture-go", min_width=100)
         stop = gr.Button("Cancel", elem_id="picture-stop", min_width=100)
     model = gr.Dropdown(
-        default_models("image", studio.models.names),
+        models_of("image", studio.models.names),
         value=samplers_of("image")[FIRST].default_model,
         label="Model",
         render=False,

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
-from apps.app.choosing import default_models, samplers_of, session_of
+from apps.app.choosing import models_of, samplers_of, session_of
 from apps.app.following import Frame, frames, one_line, reader
 from apps.app.grid import error_html, status_html
 from apps.app.run_store import STEPS
@@ -44,7 +44,7 @@ def build(studio: Studio) -> None:
             count = gr.Slider(1, limits.max_candidates, TEXTS, step=1, label="Texts")
             seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             model = gr.Dropdown(
-                default_models("text", studio.models.names),
+                models_of("text", studio.models.names),
                 value=samplers_of("text")[FIRST].default_model,
                 label="Model",
             )

@@ -13,8 +13,10 @@ from PIL import Image
 
 import gensift
 from gensift.randomness import candidate_seeds
+from samplers.policy.rollout import PolicyRollout
 
 GENERATE = "/generate_picture"
+POLICY = "/compare_policy"
 FEW = {"steps": 6}
 
 
@@ -108,6 +110,14 @@ def test_another_client_cannot_cancel_the_work(address):
         ("/compare_cache", ("a", "/etc/passwd"), "no run"),
         ("/compare_cache", ("a", "ertacache", "../.."), "not offered"),
         ("/compare_cache", ("a", "ertacache", "shapes-flux", 0, {"steps": 10**6}), "at most 50"),
+        (POLICY, ("fly",), "not a task"),
+        (POLICY, ("push", "ertacache", 1, 0, {"steps": 2}), "No profile of ertacache"),
+        (POLICY, ("push", "/etc/passwd"), "not offered"),
+        (POLICY, ("push", None), "give the sampler policy and a cache"),
+        (POLICY, ("push", "bac", 10**6), "at most 16"),
+        (POLICY, ("push", "bac", 1, 0, {"model": "shapes-flux"}), "plans no actions"),
+        (POLICY, ("push", "bac", 1, 0, {"sampler": "ttsnap"}), "sampler policy"),
+        (POLICY, ("push", "bac", 1, 0, {"options": {"max_steps": 10**6}}), "max_steps"),
         ("/read_run", ("../..",), "no run"),
         ("/read_run", ("/etc",), "no run"),
     ],
@@ -162,12 +172,35 @@ def test_texts_come_with_their_marks(client):
     assert found["rewards"] == [float(is_right(problem, text)) for text in found["texts"]]
 
 
+def test_a_robot_acts_as_it_does_unwatched(client):
+    asked = {"steps": 10, "options": {"max_steps": 24, "frames": 0}}
+    found = client.predict("reach", "bac", 3, 4, asked, api_name=POLICY)
+    pipe = gensift.load_pipeline("metaworld-policy", device="cpu")
+    sampler = PolicyRollout(num_candidates=3, max_steps=24, frames=0)
+    seeds = [candidate_seeds(4, 0, 3)]
+
+    def act():
+        samples = sampler(pipe, "reach", seeds=seeds, num_inference_steps=10).samples
+        return [one.steps for one in sorted(samples, key=lambda one: one.goal)]
+
+    assert found["uncached"]["steps"] == act()
+    with pytest.warns(UserWarning, match="steps"):
+        gensift.enable_cache(pipe, "bac")
+        assert found["cached"]["steps"] == act()
+    assert 0 < found["action_error"] < 1 and found["speedup"] > 0
+    assert {len(times) for times in found["plan_seconds"].values()} == {8}
+    run = client.predict(found["cached"]["run"], api_name="/read_run")
+    assert run["summary"]["config"]["cache"]["name"] == "bac"
+    assert len(run["results"][0]["samples"]) == 3
+
+
 def test_every_endpoint_is_documented(client):
     named = client.view_api(return_format="dict")["named_endpoints"]
     assert set(named) == {
         GENERATE,
         "/generate_texts",
         "/compare_cache",
+        POLICY,
         "/list_runs",
         "/read_run",
         "/cancel",

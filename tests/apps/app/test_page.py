@@ -104,6 +104,34 @@ def test_texts_are_marked_mapped_and_replayed(visit, screenshots):
     page.screenshot(path=screenshots / "text.png", full_page=True)
 
 
+def test_a_robot_acts_without_and_with_a_cache(visit, screenshots):
+    page = visit()
+    open_tab(page, "Policy")
+    page.locator("#policy-count input[type=number]").fill("2")
+    page.locator("#policy-steps :is(textarea, input)").fill("20")
+    page.locator("#policy-go").click()
+    live = page.locator("#policy-live")
+    expect(live.locator("polyline").first).to_be_visible()
+    page.screenshot(path=screenshots / "policy-live.png")
+    expect(page.locator("#policy-schedule img")).to_be_visible()
+    expect(live).to_contain_text("2 of 2 uncached")
+    expect(live).to_contain_text("action error")
+    expect(live.locator("thead th")).to_have_text(["goal", "uncached", "bac"])
+    assert live.get_by_text(re.compile("✓ reached, [0-9]+ actions")).count() >= 2
+    assert live.locator("svg").count() == 2
+    assert live.locator("svg").first.locator("polyline").count() == 4
+    page.screenshot(path=screenshots / "policy.png", full_page=True)
+
+
+def test_a_robot_can_be_stopped(visit):
+    page = visit()
+    open_tab(page, "Policy")
+    page.locator("#policy-go").click()
+    expect(page.locator("#policy-live polyline").first).to_be_visible()
+    page.locator("#policy-stop").click()
+    expect(page.locator("#policy-live")).to_contain_text("Stopped after")
+
+
 def test_a_cached_picture_is_compared_with_the_plain_one(visit, screenshots):
     page = visit()
     open_tab(page, "Caches")
@@ -116,6 +144,23 @@ def test_a_cached_picture_is_compared_with_the_plain_one(visit, screenshots):
     expect(page.locator("#cache-slider img")).to_have_count(2)
     assert colours(page.locator("#cache-slider").screenshot()) > 20
     page.screenshot(path=screenshots / "caches.png", full_page=True)
+
+
+def test_a_cache_is_calibrated_and_then_compared(visit, screenshots, options):
+    page = visit()
+    open_tab(page, "Caches")
+    page.locator("#cache-steps :is(textarea, input)").fill("6")
+    page.get_by_role("button", name="Calibrate a new one").click()
+    prompts = page.get_by_label("Prompts, one per line")
+    prompts.fill("a red circle\ntwo blue squares\na green cross\nan orange cross")
+    page.locator("#cache-make").click()
+    expect(page.locator("#cache-live")).to_contain_text("Calibrated.")
+    name = page.locator("#cache-profile input").input_value()
+    assert name in RunStore(Path(options.output)).names("profile.json")
+    page.locator("#cache-go").click()
+    expect(page.locator("#cache-schedule img")).to_be_visible()
+    expect(page.locator("#cache-live")).to_contain_text("evaluations reused")
+    page.screenshot(path=screenshots / "calibrated.png", full_page=True)
 
 
 def test_an_earlier_run_can_be_browsed_and_downloaded(visit, screenshots, client):
