@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,21 +63,28 @@ class Contender:
 def contenders(pipe: Any, statistics: SimilarityStatistics) -> list[Contender]:
     """All that are compared; the first is the reference."""
     made = [Contender(FULL)]
-    ablations: Mapping[str, dict[str, Any]] = {
-        MAIN: {"num_updates": 10},
-        "uniform schedule, 10 updates": {"num_updates": 10, "policy": "uniform"},
-        "shared schedule, 10 updates": {"num_updates": 10, "policy": "shared"},
-        "block-wise without bubbling, 10 updates": {"num_updates": 10, "num_bubbling": 0},
-        "BAC, 5 updates": {"num_updates": 5},
-        "BAC, 7 updates": {"num_updates": 7},
-        "BAC, 20 updates": {"num_updates": 20},
-    }
-    for name, options in ablations.items():
+    for name, options in _schedules().items():
         schedules = bac.block_schedules(statistics, **{"num_bubbling": NUM_BUBBLING, **options})
         config = bac.config_of(denoising_of(pipe), statistics, schedules)
         made.append(Contender(name, config=config))
-    made += [Contender(f"DDIM, {n} steps", n, "DDIMScheduler") for n in (10, 15, 20)]
-    return made
+    return made + [Contender(f"DDIM, {n} steps", n, "DDIMScheduler") for n in (2, 5, 10, 15, 20)]
+
+
+def _schedules() -> dict[str, dict[str, Any]]:
+    """Options of `block_schedules`, by the name of the contender."""
+    found: dict[str, dict[str, Any]] = {
+        f"BAC, {n} updates": {"num_updates": n} for n in (10, 5, 7, 20)
+    }
+    for n in (10, 5):
+        found |= {
+            f"uniform schedule, {n} updates": {"num_updates": n, "policy": "uniform"},
+            f"shared schedule, {n} updates": {"num_updates": n, "policy": "shared"},
+            f"block-wise without bubbling, {n} updates": {"num_updates": n, "num_bubbling": 0},
+        }
+    last: dict[str, Any] = {"num_updates": 10, "always_update_last": True}
+    found["BAC and the last step, 10 updates"] = last
+    found["uniform schedule and the last step, 10 updates"] = {**last, "policy": "uniform"}
+    return found
 
 
 def denoising_of(pipe: Any, seed: int = 0) -> Denoising:

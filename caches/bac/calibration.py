@@ -33,6 +33,7 @@ def block_schedules(
     *,
     policy: BlockPolicy = "blockwise",
     num_bubbling: int = 5,
+    always_update_last: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Update steps of each sub-block.
 
@@ -43,10 +44,20 @@ def block_schedules(
             sub-block for all; "uniform" evenly spaced ones.
         num_bubbling: sub-blocks (those that change most) which are also computed whenever a
             feed-forward behind them is; 0 for none. Of "blockwise" only.
+        always_update_last: compute all sub-blocks at the last step, too. No later step mends what
+            is wrong there, which similarity does not know.
 
     Raises:
         ConfigError: `num_updates` or `num_bubbling` is out of range.
     """
+    schedules = _schedules(statistics, num_updates, policy, num_bubbling)
+    last = {statistics.num_steps - 1} if always_update_last else set()
+    return {name: tuple(sorted({*updates, *last})) for name, updates in schedules.items()}
+
+
+def _schedules(
+    statistics: SimilarityStatistics, num_updates: int, policy: BlockPolicy, num_bubbling: int
+) -> dict[str, tuple[int, ...]]:
     names, steps = list(statistics.units), statistics.num_steps
     if policy == "uniform":
         return dict.fromkeys(names, tuple(uniform_updates(steps, num_updates)))

@@ -1,4 +1,4 @@
-"""Recipe of the cache profile of `metaworld-policy`: BAC with 10 of its 100 steps.
+"""Recipe of the cache profile of `metaworld-policy`: BAC with 10 of its 100 steps, and the last.
 
 python -m caches.recipes.metaworld_policy [FOLDER]
 """
@@ -36,7 +36,9 @@ def publish(folder: Path) -> dict[str, float]:
     denoising = Denoising(pipe, arguments, batch_prompts=BATCH, seed=SEED)
     fitted = visited(pipe, GOALS, **arguments)[:PLANS]
     statistics = bac.record_similarity(denoising, fitted)
-    schedules = bac.block_schedules(statistics, UPDATES, num_bubbling=BUBBLING)
+    schedules = bac.block_schedules(
+        statistics, UPDATES, num_bubbling=BUBBLING, always_update_last=True
+    )
     config = bac.config_of(denoising, statistics, schedules)
     held_out = visited(pipe, HELD_OUT, **arguments)[:PLANS]
     error, speedup = denoising.compare(held_out, BAC(config))

@@ -329,3 +329,14 @@ def test_bubbling_adds_updates_and_never_takes_any() -> None:
     assert all(set(own[name]) <= set(joined[name]) for name in own)
     assert all(len(steps) == 3 and steps[0] == 0 for steps in own.values())
     assert any(len(joined[name]) > 3 for name in own)
+
+
+@pytest.mark.parametrize("policy", ["blockwise", "shared", "uniform"])
+def test_the_last_step_is_added_where_that_is_asked_for(policy: Any) -> None:
+    pipe = pipeline()
+    denoising = Denoising(pipe, {"num_inference_steps": STEPS}, batch_prompts=4)
+    statistics = bac.record_similarity(denoising, list(observations(8)))
+    own = bac.block_schedules(statistics, 3, policy=policy)
+    longer = bac.block_schedules(statistics, 3, policy=policy, always_update_last=True)
+    assert any(updates[-1] < STEPS - 1 for updates in own.values())
+    assert {name: tuple(sorted({*u, STEPS - 1})) for name, u in own.items()} == longer

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from scipy.stats import binomtest
 
 from gensift.pipelines.loading import call_defaults, load_pipeline
 from gensift.pipelines.policy.control import RecedingHorizon
-from gensift.zoo.evaluation.answers import mean_interval
 from gensift.zoo.metaworld.rollouts import Arena, Rollouts
 from gensift.zoo.metaworld.tasks import TASKS, TEST_SEED
 
@@ -33,12 +32,11 @@ def rollouts(pipe: Any, task: str) -> Rollouts:
 
 
 def figures(runs: Rollouts) -> dict[str, Any]:
-    """Success in percent with its 95 % interval over episodes, and the length of successes."""
-    success = torch.tensor([float(episode.is_success) for episode in runs.episodes])
-    interval = mean_interval(100 * success)
+    """Success in percent with its exact 95 % interval, and the length of successes."""
     steps = [episode.steps for episode in runs.episodes if episode.is_success]
+    interval = binomtest(len(steps), len(runs.episodes)).proportion_ci(0.95, method="exact")
     return {
-        "success": interval.mean,
-        "interval_95": [interval.low, interval.high],
+        "success": 100 * runs.success,
+        "interval_95": [100 * float(interval.low), 100 * float(interval.high)],
         "mean_steps_of_successes": sum(steps) / len(steps) if steps else None,
     }

@@ -47,7 +47,7 @@ class Windows:
 
 
 def build_transformer() -> DiffusionPolicyTransformer:
-    """A fresh transformer of 1.2 M parameters: many thin layers, which is where caches help."""
+    """A fresh transformer of 1.3 M parameters: many thin layers, which is where caches help."""
     torch.manual_seed(SEED)
     transformer: DiffusionPolicyTransformer = DiffusionPolicyTransformer(
         input_dim=ACTION_DIM,
