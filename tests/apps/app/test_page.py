@@ -196,14 +196,21 @@ def test_a_mistake_is_told_in_one_line(visit):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_narrow_screen_shows_everything_without_sideways_scrolling(visit, scheme, screenshots):
+    def has_all_in_sight():
+        widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+        return widths[0] <= widths[1]
+
     page = visit(width=375, height=740, color_scheme=scheme)
-    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-    assert widths[0] <= widths[1]
+    assert has_all_in_sight()
     expect(page.locator("#picture-go")).to_be_in_viewport()
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     lightness = sum(map(int, re.findall(r"\d+", ground)[:3]))
     assert lightness > 600 if scheme == "light" else lightness < 200
     page.screenshot(path=screenshots / f"narrow-{scheme}.png")
+    ask(page, 1, steps=2)
+    expect(page.locator("#picture-budget img")).to_be_visible()
+    assert has_all_in_sight()
+    page.screenshot(path=screenshots / f"narrow-{scheme}-found.png", full_page=True)
 
 
 def test_the_keyboard_is_enough(visit):
