@@ -40,6 +40,11 @@ def status_html(text: str, aside: str = "") -> str:
     return f'<p class="gs-status" role="status">{escape(text)}{more}</p>'
 
 
+def stopped_html(seconds: float) -> str:
+    """Says that the work was stopped on request."""
+    return status_html(f"Stopped after {seconds:.1f} s. The model is free again.")
+
+
 def error_html(text: str) -> str:
     """One line that says what was wrong."""
     return f'<p class="gs-error" role="alert"><strong>Not done.</strong> {escape(text)}</p>'

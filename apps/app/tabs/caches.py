@@ -22,9 +22,10 @@ from apps.app.cache_work import (
     read_comparison,
 )
 from apps.app.choosing import models_of, session_of
+from apps.app.documents import documents, rest_of
 from apps.app.encoding import picture_uri
 from apps.app.following import Frame, frames
-from apps.app.grid import error_html, status_html
+from apps.app.grid import error_html, status_html, stopped_html
 from apps.app.run_store import PROFILE
 from apps.app.schedules import schedule_html
 from apps.app.scrolling import SCROLL
@@ -177,7 +178,7 @@ def _working(frame: Frame) -> str:
     if frame.problem:
         return error_html(frame.problem)
     if frame.is_stopped:
-        return status_html(f"Stopped after {snapshot.seconds:.1f} s. The model is free again.")
+        return stopped_html(snapshot.seconds)
     if frame.before:
         return status_html(f"Waiting: {frame.before} before yours.")
     bar = '<progress class="gs-bar" aria-label="Progress"></progress>'
@@ -231,24 +232,15 @@ def _serve_api(studio: Studio) -> None:
             seed: number that all randomness derives from.
             options: steps.
         """
-        rest = options if isinstance(options, dict) else {"options": options}
-        given = {"prompt": prompt, "profile": profile, "model": model, "seed": seed, **rest}
-        for frame in _compare(studio, session_of(request), given):
-            yield _document(frame)
+        given = {"prompt": prompt, "profile": profile, "model": model, "seed": seed}
+        shown = _compare(studio, session_of(request), {**given, **rest_of(options)})
+        yield from documents(shown, _found)
 
     api(compare_cache, api_name="compare_cache")
 
 
-def _document(frame: Frame) -> dict[str, Any]:
-    if frame.problem:
-        raise gr.Error(frame.problem, print_exception=False)
-    if frame.is_stopped:
-        return {"status": "stopped"}
-    if frame.found is None:
-        return {"status": "working" if frame.view else "waiting", "before": frame.before}
-    found: Compared = frame.found
+def _found(found: Compared) -> dict[str, Any]:
     return {
-        "status": "done",
         "seconds": {"plain": found.plain_s, "cached": found.cached_s},
         "psnr": None if math.isinf(found.psnr) else found.psnr,
         "reused_share": found.reused_share,

@@ -11,9 +11,10 @@ from gradio.events import api
 
 from apps.app import picture_page
 from apps.app.choosing import models_of, samplers_of, session_of
+from apps.app.documents import documents, rest_of
 from apps.app.encoding import picture_uri
 from apps.app.following import Frame, frames, reader
-from apps.app.grid import error_html, live_html, status_html
+from apps.app.grid import error_html, live_html, status_html, stopped_html
 from apps.app.live import LiveView, Snapshot
 from apps.app.picture_search import FoundPicture, search_pictures
 from apps.app.requests import Request
@@ -139,8 +140,10 @@ def _shown(frame: Frame, outcome: picture_page.OutcomePage) -> list[Any]:
     if frame.problem:
         return [error_html(frame.problem), *outcome.unchanged()]
     if frame.is_stopped:
-        text = f"Stopped after {snapshot.seconds:.1f} s. The model is free again."
-        return [status_html(text) + live_html(snapshot, is_over=True), *outcome.unchanged()]
+        return [
+            stopped_html(snapshot.seconds) + live_html(snapshot, is_over=True),
+            *outcome.unchanged(),
+        ]
     if frame.found is None:
         return [live_html(snapshot, frame.before), *outcome.empty()]
     return [live_html(snapshot, is_over=True), *outcome.filled(frame.found, snapshot)]
@@ -171,11 +174,11 @@ def _serve_api(studio: Studio) -> None:
             "sampler": sampler,
             "num_candidates": num_candidates,
             "seed": seed,
-            **(options if isinstance(options, dict) else {"options": options}),
+            **rest_of(options),
         }
         read = reader(studio, given)
-        for frame in frames(studio, session_of(request), read, LiveView, search_pictures):
-            yield _document(frame)
+        shown = frames(studio, session_of(request), read, LiveView, search_pictures)
+        yield from documents(shown, _found, _progress)
 
     api(generate_picture, api_name="generate_picture")
 
@@ -186,23 +189,12 @@ def _serve_api(studio: Studio) -> None:
     api(cancel, api_name="cancel", queue=False)
 
 
-def _document(frame: Frame) -> dict[str, Any]:
-    if frame.problem:
-        raise gr.Error(frame.problem, print_exception=False)
-    if frame.is_stopped:
-        return {"status": "stopped"}
-    if frame.found is None:
-        snapshot = frame.view or Snapshot()
-        return {
-            "status": "working" if frame.view else "waiting",
-            "before": frame.before,
-            "phase": snapshot.phase,
-            "done": snapshot.done,
-            "total": snapshot.total,
-        }
-    found: FoundPicture = frame.found
+def _progress(snapshot: Snapshot) -> dict[str, Any]:
+    return {"phase": snapshot.phase, "done": snapshot.done, "total": snapshot.total}
+
+
+def _found(found: FoundPicture) -> dict[str, Any]:
     return {
-        "status": "done",
         "run": found.folder.name,
         "prompt": found.prompt,
         "seed": str(found.seed),  # above 2**53, which JavaScript rounds

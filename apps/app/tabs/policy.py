@@ -9,8 +9,9 @@ import gradio as gr
 from gradio.events import api
 
 from apps.app.choosing import models_of, samplers_of, session_of
+from apps.app.documents import documents, rest_of
 from apps.app.following import Frame, frames, reader
-from apps.app.grid import error_html, status_html
+from apps.app.grid import error_html, status_html, stopped_html
 from apps.app.policy_html import acting_html, comparison_html
 from apps.app.policy_work import (
     SAMPLER,
@@ -36,9 +37,6 @@ MOST_EPISODES = 50
 
 def build(studio: Studio) -> None:
     """Build the tab in the current block."""
-    if SAMPLER not in samplers_of("action"):
-        gr.HTML(error_html("Robots need more packages: pip install 'gensift[policy]'."))
-        return
     most = min(MOST_EPISODES, studio.options.max_candidates)
     models = models_of("action", studio.models.names)
     with gr.Row():
@@ -107,10 +105,7 @@ def _shown(frame: Frame) -> list[str]:
         return [error_html(frame.problem), ""]
     snapshot = frame.view or PolicySnapshot()
     if frame.is_stopped:
-        return [
-            status_html(f"Stopped after {snapshot.seconds:.1f} s. The model is free again."),
-            "",
-        ]
+        return [stopped_html(snapshot.seconds), ""]
     if frame.found is None:
         return [acting_html(snapshot, frame.before), ""]
     found: PolicyComparison = frame.found
@@ -144,25 +139,22 @@ def _serve_api(studio: Studio) -> None:
             seed: number that all randomness derives from.
             options: model, steps, and under `options` those of the episodes.
         """
-        rest = options if isinstance(options, dict) else {"options": options}
-        given = {"prompt": task, "cache": cache, "num_candidates": num_candidates, "seed": seed}
-        for frame in _compare(studio, session_of(request), lambda: {**given, **rest}):
-            yield _document(frame)
+        given = {
+            "prompt": task,
+            "cache": cache,
+            "num_candidates": num_candidates,
+            "seed": seed,
+            **rest_of(options),
+        }
+        shown = _compare(studio, session_of(request), lambda: given)
+        yield from documents(shown, _found)
 
     api(compare_policy_cache, api_name="compare_policy")
 
 
-def _document(frame: Frame) -> dict[str, Any]:
-    if frame.problem:
-        raise gr.Error(frame.problem, print_exception=False)
-    if frame.is_stopped:
-        return {"status": "stopped"}
-    if frame.found is None:
-        return {"status": "working" if frame.view else "waiting", "before": frame.before}
-    found: PolicyComparison = frame.found
+def _found(found: PolicyComparison) -> dict[str, Any]:
     plans = found.plans
     return {
-        "status": "done",
         "task": found.task,
         "uncached": _side(found.plain),
         "cached": _side(found.cached),

@@ -10,8 +10,9 @@ import gradio as gr
 from gradio.events import api
 
 from apps.app.choosing import models_of, samplers_of, session_of
+from apps.app.documents import documents, rest_of
 from apps.app.following import Frame, frames, one_line, reader
-from apps.app.grid import error_html, status_html
+from apps.app.grid import error_html, status_html, stopped_html
 from apps.app.run_store import STEPS
 from apps.app.sampler_choice import SamplerChoice, choose_sampler
 from apps.app.scrolling import SCROLL
@@ -114,8 +115,7 @@ def _shown(studio: Studio, frame: Frame) -> list[Any]:
     if frame.problem:
         return [error_html(frame.problem), *keep]
     if frame.is_stopped:
-        text = f"Stopped after {snapshot.seconds:.1f} s. The model is free again."
-        return [status_html(text), *keep]
+        return [stopped_html(snapshot.seconds), *keep]
     if frame.found is None:
         return [forming_html(snapshot, frame.before), gr.update(visible=False), *keep[1:]]
     found: Sequence[Answers] = frame.found
@@ -163,29 +163,21 @@ def _serve_api(studio: Studio) -> None:
             "sampler": sampler,
             "num_candidates": num_candidates,
             "seed": seed,
-            **(options if isinstance(options, dict) else {"options": options}),
+            **rest_of(options),
         }
 
         def read() -> TextRequest:
             return TextRequest(reader(studio, given)(), compares=False)
 
-        for frame in frames(studio, session_of(request), read, TextView, write_texts):
-            yield _document(frame)
+        shown = frames(studio, session_of(request), read, TextView, write_texts)
+        yield from documents(shown, _found, lambda snapshot: {"step": snapshot.step})
 
     api(generate_texts, api_name="generate_texts")
 
 
-def _document(frame: Frame) -> dict[str, Any]:
-    if frame.problem:
-        raise gr.Error(frame.problem, print_exception=False)
-    if frame.is_stopped:
-        return {"status": "stopped"}
-    if frame.found is None:
-        snapshot = frame.view or TextSnapshot()
-        return {"status": "working" if frame.view else "waiting", "step": snapshot.step}
-    (found,) = frame.found
+def _found(both: Sequence[Answers]) -> dict[str, Any]:
+    (found,) = both
     return {
-        "status": "done",
         "run": found.folder.name,
         "prompt": found.prompt,
         "texts": list(found.texts),

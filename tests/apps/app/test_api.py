@@ -173,6 +173,7 @@ def test_texts_come_with_their_marks(client):
 
 
 def test_a_robot_acts_as_it_does_unwatched(client):
+    pytest.importorskip("metaworld")
     asked = {"steps": 10, "options": {"max_steps": 24, "frames": 0}}
     found = client.predict("reach", "bac", 3, 4, asked, api_name=POLICY)
     pipe = gensift.load_pipeline("metaworld-policy", device="cpu")

@@ -105,6 +105,7 @@ def test_texts_are_marked_mapped_and_replayed(visit, screenshots):
 
 
 def test_a_robot_acts_without_and_with_a_cache(visit, screenshots):
+    pytest.importorskip("metaworld")
     page = visit()
     open_tab(page, "Policy")
     page.locator("#policy-count input[type=number]").fill("2")
@@ -124,6 +125,7 @@ def test_a_robot_acts_without_and_with_a_cache(visit, screenshots):
 
 
 def test_a_robot_can_be_stopped(visit):
+    pytest.importorskip("metaworld")
     page = visit()
     open_tab(page, "Policy")
     page.locator("#policy-go").click()
