@@ -87,6 +87,7 @@ class Desk:
         self._max_waiting, self._max_seconds = max_waiting, max_seconds
         self._lock = threading.Lock()
         self._line: list[tuple[str, Task]] = []
+        self._is_closed = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gensift-work")
 
     def follow(
@@ -104,10 +105,9 @@ class Desk:
 
         Raises:
             ConfigError: too many are waiting.
-            Cancelled: the work was stopped.
+            Cancelled: the work was stopped, or the desk is closed.
         """
-        task = self._enter(session)
-        future: Future[Any] = self._worker.submit(task.begin, work)
+        task, future = self._enter(session, work)
         try:
             while not future.done():
                 task.wait_for_news()
@@ -138,6 +138,7 @@ class Desk:
     def close(self) -> None:
         """Stop all work; nothing is taken any more."""
         with self._lock:
+            self._is_closed = True
             tasks = [task for _, task in self._line]
         for task in tasks:
             task.cancel()
@@ -151,8 +152,10 @@ class Desk:
     def _pace(self) -> None:
         time.sleep(REFRESH_S / 3)
 
-    def _enter(self, session: str) -> Task:
+    def _enter(self, session: str, work: Callable[[Task], Any]) -> tuple[Task, Future[Any]]:
         with self._lock:
+            if self._is_closed:
+                raise Cancelled
             if len(self._line) >= self._max_waiting:
                 raise ConfigError(
                     f"{len(self._line)} requests are waiting, the most that are taken here; try "
@@ -160,7 +163,7 @@ class Desk:
                 )
             task = Task(self._max_seconds)
             self._line.append((session, task))
-            return task
+            return task, self._worker.submit(task.begin, work)
 
     def _before(self, task: Task) -> int:
         with self._lock:

@@ -36,7 +36,7 @@ class AppOptions:
     max_side: int = option(1024, minimum=8, help="Most pixels along a side of a picture.")
     max_prompt: int = option(500, minimum=1, help="Most characters of a prompt.")
     max_rows: int = option(
-        20_000, minimum=1, help="Most denoiser rows of a request, or thousands of tokens."
+        50_000, minimum=1, help="Most denoiser rows of a request, or thousands of tokens."
     )
     max_seconds: int = option(300, minimum=1, help="Most seconds that a request may work.")
     max_waiting: int = option(32, minimum=1, help="Most requests that may wait or be worked on.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.app.desk import Task
-from apps.app.requests import Request
+from apps.app.requests import Request, check_plan
 from apps.app.schedules import ShownSchedule
 from apps.app.stopping import stoppable
 from apps.app.studio import Session, Studio, prepared, run_folder
@@ -163,16 +163,20 @@ def compare_policy(
         Cancelled: `task` was stopped; the pipeline is as before.
         GensiftError: the request cannot be carried out.
     """
-    if request.sampler != SAMPLER or request.cache is None:
+    cache = request.cache
+    if request.sampler != SAMPLER or cache is None:
         raise ConfigError("Two rollouts are compared: give the sampler policy and a cache.")
-    with prepared(studio, request):
-        pass  # a cache that does not fit is refused before anything is done
+    # Both report all episodes, so that they can be compared goal by goal.
+    request = replace(request, options={**request.options, "num_outputs": None})
+    with prepared(studio, request) as session:  # refuses a cache that does not fit
+        both = session.plan.cost + session.plan.cost
+        check_plan(replace(session.plan, cost=both), studio.options)
     uncached = replace(request, cache=None)
     plain, seen = _act(studio, uncached, task, view)
     cached, _ = _act(studio, request, task, view)
     view.say("Planning in turns, to take the time")
     with prepared(studio, uncached) as session, stoppable(session.job.pipeline, task):
-        plans = _plan_in_turns(session, request.cache, seen, request.seed)
+        plans = _plan_in_turns(session, cache, seen, request.seed)
     return PolicyComparison(task=request.prompt, plain=plain, cached=cached, plans=plans)
 
 
@@ -214,26 +218,25 @@ def _plan_in_turns(session: Session, cache: str, seen: Seen, seed: int) -> Plans
     from caches.enable import disable_cache, enable_cache
 
     pipe, call = session.job.pipeline, session.job.call
-    times: dict[bool, list[float]] = {False: [], True: []}
-    errors, noise_errors = [], []
+    plain_s, cached_s, errors, noise_errors = [], [], [], []
     looks = _moments(seen, pipe.n_obs_steps)
     _plan(pipe, looks[0], seed, call)  # the first call is slower
     for number, look in enumerate(looks):
-        own = candidate_seed(seed, 0, number)
-        plain, seconds = _plan(pipe, look, own, call)
-        times[False].append(seconds)
-        other, _ = _plan(pipe, look, candidate_seed(seed, 1, number), call)
+        own, other = candidate_seed(seed, 0, number), candidate_seed(seed, 1, number)
+        plain, plain_time = _plan(pipe, look, own, call)
+        from_other_noise, _ = _plan(pipe, look, other, call)
         attached: Any = enable_cache(pipe, cache)
         try:
-            cached, seconds = _plan(pipe, look, own, call)
+            cached, cached_time = _plan(pipe, look, own, call)
         finally:
             disable_cache(pipe)
-        times[True].append(seconds)
+        plain_s.append(plain_time)
+        cached_s.append(cached_time)
         errors.append(_distance(cached, plain))
-        noise_errors.append(_distance(other, plain))
+        noise_errors.append(_distance(from_other_noise, plain))
     return Plans(
-        plain_s=tuple(times[False]),
-        cached_s=tuple(times[True]),
+        plain_s=tuple(plain_s),
+        cached_s=tuple(cached_s),
         error=float(np.mean(errors)),
         noise_error=float(np.mean(noise_errors)),
         schedule=ShownSchedule.of(attached),

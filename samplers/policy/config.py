@@ -24,7 +24,10 @@ class PolicyConfig:
         200, minimum=1, maximum=500, help="actions after which an episode has failed"
     )
     frames: int = option(
-        8, minimum=0, help="pictures in the strip of the best episode, where a renderer is there"
+        8,
+        minimum=0,
+        maximum=64,
+        help="pictures in the strip of the best episode, where a renderer is there",
     )
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -195,14 +196,14 @@ class PolicyRollout:
             parts = self._run(control, task, seeds, progress, on_frame)
         episodes = [episode for part in parts for episode in part.episodes]
         seconds = sum(sum(part.plan_seconds) for part in parts)
-        steps = int(arguments["num_inference_steps"])
-        with stopwatch.part("draw"):
+        steps, reused = int(arguments["num_inference_steps"]), _reused(pipeline) - before
+        with stopwatch.part("draw"):  # acts once more, which is not counted
             acted = self._reported(control, task, episodes)
         cost = Cost(
             nfe=steps * sum(sum(part.plan_rows) for part in parts),
             denoiser_calls=steps * sum(len(part.plan_rows) for part in parts),
             reward_calls={SUCCESS: len(episodes)},
-            cache_hits=_reused(pipeline) - before,
+            cache_hits=reused,
             seconds={
                 "plan": seconds,
                 "simulate": stopwatch.seconds["simulate"] - seconds,
@@ -289,7 +290,16 @@ class PolicyRollout:
                 f"This policy observes {pipeline.obs_dim} numbers, the robot here tells "
                 f"{OBSERVATION_DIM}; give one that was trained like metaworld-policy."
             )
-        return {"num_inference_steps": 100, **call_defaults(pipeline), **given}
+        known = inspect.signature(type(pipeline).__call__).parameters
+        if unknown := sorted(given.keys() - known.keys()):
+            raise ConfigError(
+                f"`{unknown[0]}` is no argument of {type(pipeline).__name__}; leave it out."
+            )
+        most = int(pipeline.scheduler.config.num_train_timesteps)
+        arguments = {"num_inference_steps": min(100, most), **call_defaults(pipeline), **given}
+        if (steps := arguments["num_inference_steps"]) > most:
+            raise ConfigError(f"`num_inference_steps` is {steps}; this policy has {most} at most.")
+        return arguments
 
 
 def _tasks(prompts: str | Sequence[str]) -> list[str]:

@@ -233,6 +233,30 @@ def test_reuse_is_that_of_the_definition(kind: str) -> None:
     assert step == [STEPS - 1]
 
 
+@pytest.mark.parametrize("kind", ["ours", "plain"])
+def test_layers_are_passed_over_where_all_of_them_is_reused(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    plain = nn.TransformerDecoderLayer.forward
+
+    def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(layer)
+        return plain(layer, *args, **kwargs)
+
+    monkeypatch.setattr(nn.TransformerDecoderLayer, "forward", forward)
+    pipe, cond = make(kind), observations(2)
+    names = [unit.name for unit in units_of(denoisers_of(pipe)[0])]
+    # All of the first layer is computed twice, one part of the second once more.
+    updates = {name: (0, 4) if ".0." in name else (0,) for name in names}
+    updates["decoder.layers.1.ca"] = (0, 6)
+    schedules = tuple(UnitSchedule(unit=name, updates=u) for name, u in updates.items())
+    with cached(pipe, BACConfig(num_steps=STEPS, schedules=schedules)):
+        actions(pipe, cond)
+    layers = list(denoisers_of(pipe)[0].decoder.layers)
+    assert [sum(one is layer for one in seen) for layer in layers] == [2, 2, 1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_and_robots_do_not_reach_into_each_other(kind: str) -> None:
     pipe = make(kind)

@@ -33,11 +33,15 @@ FIRST_TASK = "push"
 EPISODES = 4
 MOST_EPISODES = 50
 """Held-out goals of a task."""
+ROWS_PER_EPISODE = 2 * 25 * 100
+"""Denoiser rows of an episode that fails: two rollouts, 25 plans each, a hundred steps each."""
 
 
 def build(studio: Studio) -> None:
     """Build the tab in the current block."""
-    most = min(MOST_EPISODES, studio.options.max_candidates)
+    limits = studio.options
+    affordable = max(1, limits.max_rows // ROWS_PER_EPISODE)
+    most = min(MOST_EPISODES, limits.max_candidates, affordable)
     models = models_of("action", studio.models.names)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -169,7 +173,9 @@ def _found(found: PolicyComparison) -> dict[str, Any]:
 def _side(side: Acted) -> dict[str, Any]:
     return {
         "run": side.folder.name,
+        "goals": [episode.goal for episode in side.episodes],
         "success": [episode.is_success for episode in side.episodes],
         "steps": [episode.steps for episode in side.episodes],
+        "cost": side.cost.to_dict(),
         "command": side.command,
     }

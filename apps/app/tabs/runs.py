@@ -78,17 +78,30 @@ def run_html(run: Run) -> str:
 
 
 def _sample(run: Run, prompt: str, sample: dict[str, Any]) -> str:
-    text = html.escape(prompt, quote=True)
     reward = sample.get("reward")
     score = "" if reward is None else score_text(float(reward))
-    shown = f"<code>{html.escape(str(sample.get('text', '')))}</code>"
-    file = run.file(str(sample.get("file", "")))
-    if file is not None:
-        shown = f'<img src="{data_uri(file.read_bytes(), "image/png")}" alt="{text}">'
     return (
-        f'<li class="gs-card">{shown}<div class="gs-caption"><span>{score}</span></div>'
-        f'<div class="gs-fate">{text}<br>seed {html.escape(str(sample.get("seed", "")))}</div></li>'
+        f'<li class="gs-card">{_content(run, prompt, sample)}'
+        f'<div class="gs-caption"><span>{score}</span></div><div class="gs-fate">'
+        f"{html.escape(prompt)}<br>seed {html.escape(str(sample.get('seed', '')))}</div></li>"
     )
+
+
+def _content(run: Run, prompt: str, sample: dict[str, Any]) -> str:
+    """A picture, a text, or what came of an episode, with its pictures if there are any."""
+    file = run.file(str(sample.get("file", "")))
+    picture = ""
+    if file is not None:
+        source = data_uri(file.read_bytes(), "image/png")
+        picture = f'<img src="{source}" alt="{html.escape(prompt, quote=True)}">'
+    if "goal" in sample:
+        return f"{picture}<p>{html.escape(_episode(sample))}</p>"
+    return picture or f"<code>{html.escape(str(sample.get('text', '')))}</code>"
+
+
+def _episode(sample: dict[str, Any]) -> str:
+    outcome = "reached" if sample.get("success") else "not reached"
+    return f"goal {sample['goal']}: {outcome}, {sample.get('steps')} actions"
 
 
 def _figures(run: Run) -> str:

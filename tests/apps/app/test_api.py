@@ -117,6 +117,9 @@ def test_another_client_cannot_cancel_the_work(address):
         (POLICY, ("push", "bac", 10**6), "at most 16"),
         (POLICY, ("push", "bac", 1, 0, {"model": "shapes-flux"}), "plans no actions"),
         (POLICY, ("push", "bac", 1, 0, {"sampler": "ttsnap"}), "sampler policy"),
+        (POLICY, ("push", "bac", 1, 0, {"guidance_scale": 2}), "guidance_scale"),
+        (POLICY, ("push", "bac", 16), "80000 denoiser rows"),
+        (POLICY, ("push", "bac", 1, 0, {"options": {"frames": 500}}), "frames"),
         (POLICY, ("push", "bac", 1, 0, {"options": {"max_steps": 10**6}}), "max_steps"),
         ("/read_run", ("../..",), "no run"),
         ("/read_run", ("/etc",), "no run"),
@@ -174,7 +177,7 @@ def test_texts_come_with_their_marks(client):
 
 def test_a_robot_acts_as_it_does_unwatched(client):
     pytest.importorskip("metaworld")
-    asked = {"steps": 10, "options": {"max_steps": 24, "frames": 0}}
+    asked = {"steps": 10, "options": {"max_steps": 24, "frames": 0, "num_outputs": 1}}
     found = client.predict("reach", "bac", 3, 4, asked, api_name=POLICY)
     pipe = gensift.load_pipeline("metaworld-policy", device="cpu")
     sampler = PolicyRollout(num_candidates=3, max_steps=24, frames=0)
@@ -185,6 +188,7 @@ def test_a_robot_acts_as_it_does_unwatched(client):
         return [one.steps for one in sorted(samples, key=lambda one: one.goal)]
 
     assert found["uncached"]["steps"] == act()
+    assert found["uncached"]["goals"] == found["cached"]["goals"] == [0, 1, 2]
     with pytest.warns(UserWarning, match="steps"):
         gensift.enable_cache(pipe, "bac")
         assert found["cached"]["steps"] == act()

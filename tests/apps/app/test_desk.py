@@ -152,3 +152,11 @@ def test_an_error_reaches_who_asked_and_the_desk_goes_on():
     with pytest.raises(ConfigError, match="no"):
         follow(desk, "me", fail)
     assert follow(desk, "me", lambda task: 1) == 1
+
+
+def test_nothing_is_taken_after_closing():
+    desk = Desk(4, 60)
+    desk.close()
+    with pytest.raises(Cancelled):
+        follow(desk, "a", lambda task: None)
+    assert desk.is_idle

@@ -66,7 +66,7 @@ def test_allowed_models_and_rewards_pass():
 
 @pytest.mark.parametrize(
     ("nfe", "tokens", "count", "is_refused"),
-    [(20_000, 0, 16, False), (20_001, 0, 4, True), (0, 20_000_001, 4, True), (1, 0, 17, True)],
+    [(50_000, 0, 16, False), (50_001, 0, 4, True), (0, 50_000_001, 4, True), (1, 0, 17, True)],
 )
 def test_a_plan_of_too_much_work_is_refused(nfe, tokens, count, is_refused):
     plan = FakePlan(num_candidates=count, cost=Cost(nfe=nfe, tokens=tokens), stages=(), peak_rows=1)

@@ -10,6 +10,9 @@ from helpers.tiny_policies import scheduler
 from helpers.toy_world import ToyArm, toy_goals
 
 import gensift
+from caches.bac.config import BACConfig, UnitSchedule
+from caches.blocks import units_of
+from caches.enable import disable_cache, enable_cache
 from gensift.errors import ConfigError, UnknownNameError, UnsupportedPipelineError
 from gensift.pipelines.policy.normalizer import LinearNormalizer
 from gensift.pipelines.policy.pipeline import DiffusionPolicyPipeline
@@ -80,6 +83,18 @@ def test_cost_is_what_was_evaluated_and_within_the_plan(pipe: Any) -> None:
     assert (plan.num_candidates, plan.peak_rows) == (4, 4)
 
 
+def test_pictures_of_an_episode_cost_nothing(pipe: Any) -> None:
+    names = [unit.name for unit in units_of(pipe.transformer)]
+    schedules = tuple(UnitSchedule(unit=name, updates=(0,)) for name in names)
+    enable_cache(pipe, BACConfig(num_steps=STEPS, schedules=schedules))
+    try:
+        drawn, undrawn = act(pipe, frames=3).cost, act(pipe, frames=0).cost
+    finally:
+        disable_cache(pipe)
+    assert drawn.cache_hits == undrawn.cache_hits == (STEPS - 1) * len(names) * (4 + 2)
+    assert drawn.nfe == undrawn.nfe
+
+
 def test_fewer_at_once_come_to_the_same(pipe: Any) -> None:
     whole, parts = act(pipe), act(pipe, max_rows=1)
     for one, other in zip(whole.samples, parts.samples, strict=True):
@@ -132,5 +147,9 @@ def test_what_does_not_fit_is_refused(pipe: Any) -> None:
         PolicyRollout(num_candidates=2, num_outputs=3)
     with pytest.raises(UnsupportedPipelineError, match="plans no actions"):
         act(object())
+    with pytest.raises(ConfigError, match="guidance_scale"):
+        PolicyRollout().plan(pipe, "push", guidance_scale=2.0)
+    with pytest.raises(ConfigError, match="is 21; this policy has 20 at most"):
+        PolicyRollout().plan(pipe, "push", num_inference_steps=21)
     with pytest.raises(ConfigError, match="Seeds"):
         PolicyRollout(num_candidates=2)(pipe, "push", seeds=[[1]])
