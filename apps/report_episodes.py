@@ -10,7 +10,7 @@ from rich.table import Table
 
 from apps.console import out
 from gensift.runs import RunFiles
-from samplers.policy.rollout import ActedEpisode
+from samplers.policy.episode import ActedEpisode
 
 
 def write_episode(

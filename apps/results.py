@@ -13,7 +13,7 @@ from gensift.conversion import strict_json
 from gensift.runs import RunFiles
 from gensift.trace import PromptTrace, Trace
 from samplers.diffusion.exchange import Exchange
-from samplers.policy.rollout import ActedEpisode
+from samplers.policy.episode import ActedEpisode
 
 
 def write_prompt(

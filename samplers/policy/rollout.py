@@ -22,31 +22,11 @@ from gensift.zoo.metaworld.rollouts import Arena, Episode, OnFrame, Rollouts
 from gensift.zoo.metaworld.tasks import OBSERVATION_DIM, TEST_SEED, check_task
 from samplers.output import PlannedStage, Progress, PromptResult, SamplerOutput
 from samplers.policy.config import PolicyConfig
+from samplers.policy.episode import ActedEpisode
 from samplers.policy.frames import Camera, strip
 
 SUCCESS = "success"
 """Name of the only reward: 1 where Meta-World's own flag went up, else 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActedEpisode:
-    """An episode as it is reported.
-
-    Attributes:
-        goal: number of the held-out goal.
-        seed: of the noise that its actions were made of.
-        is_success: whether it was reached.
-        steps: actions executed.
-        strip: pictures of it side by side; None where none were drawn.
-        no_strip: why not, of the episode that was to be drawn; None elsewhere.
-    """
-
-    goal: int
-    seed: int
-    is_success: bool
-    steps: int
-    strip: Image.Image | None = None
-    no_strip: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
