@@ -97,18 +97,14 @@ def calibrate(
         "measured_speedup": measured,
         "error": error,
     }
-    profile = Profile(
-        cache=cache.name,
-        fingerprint=config.fingerprint,
-        config={k: v for k, v in to_dict(config).items() if k != "fingerprint"},
-        report={
-            **found,
-            "variants": dict(variants),
-            "prompts": len(fitted),
-            "held_out_prompts": len(held_out),
-            "options": to_dict(options),
-        },
-    )
+    report = {
+        **found,
+        "variants": dict(variants),
+        "prompts": len(fitted),
+        "held_out_prompts": len(held_out),
+        "options": to_dict(options),
+    }
+    profile = Profile.of(cache.name, config, report)
     return Calibration(cache, profile, schedule, config.num_steps, variants=dict(variants), **found)
 
 

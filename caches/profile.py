@@ -168,6 +168,12 @@ class Profile:
     config: Mapping[str, Any]
     report: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, cache: str, config: Any, report: Mapping[str, Any]) -> Profile:
+        """That of a calibrated `config`, whose fingerprint stands on its own in the file."""
+        fields = {key: value for key, value in to_dict(config).items() if key != "fingerprint"}
+        return cls(cache=cache, fingerprint=config.fingerprint, config=fields, report=report)
+
 
 def write_profile(path: str | Path, profile: Profile) -> None:
     """Write a profile; the file appears complete or not at all."""

@@ -29,12 +29,13 @@ class SummedBlock:
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs[name]
+            terms = []
             for slot in slots:
-                if not slot.fits(hidden):
+                if not slot.fits(hidden) or slot.given is None:
                     return plain(*args, **kwargs)
-            for slot in slots:
-                assert slot.given is not None
-                hidden = hidden + slot.given[0]
+                terms.append(slot.given[0])
+            for term in terms:
+                hidden = hidden + term
             return hidden
 
         return forward

@@ -14,7 +14,6 @@ from caches.bac.cache import BAC
 from caches.enable import PROFILES
 from caches.evaluation import Denoising
 from caches.profile import Profile, write_profile
-from gensift.config import to_dict
 from gensift.pipelines.loading import call_defaults, load_pipeline
 from gensift.zoo.catalog import model_folder
 from gensift.zoo.metaworld.visited import visited
@@ -47,13 +46,8 @@ def publish(folder: Path) -> dict[str, float]:
         "measured_speedup": speedup,
         "error": error,
     }
-    fields = {key: value for key, value in to_dict(config).items() if key != "fingerprint"}
-    assert config.fingerprint is not None
     folder.mkdir(parents=True, exist_ok=True)
-    profile = Profile(
-        cache="bac", fingerprint=config.fingerprint, config=fields, report=dict(report)
-    )
-    write_profile(folder / "bac.json", profile)
+    write_profile(folder / "bac.json", Profile.of(BAC.name, config, report))
     return report
 
 
