@@ -24,6 +24,7 @@ PANELS = {
     "How to train": (
         "storage",
         "rank",
+        "since",
         "until",
         "steps_per_phase",
         "joint_steps",

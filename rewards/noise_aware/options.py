@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,11 +21,17 @@ class NoiseAwareTraining:
         help="one adapter conditioned on sigma, one LoRA per step, or all weights per step",
     )
     rank: int = option(16, minimum=1, help="rank of the adapters")
+    since: float = option(
+        0.0,
+        minimum=0,
+        maximum=0.95,
+        help="share of the loop left out at its start, where an estimate shows nothing yet",
+    )
     until: float = option(
         0.75,
         minimum=0.05,
         maximum=1,
-        help="share of the loop that is trained, from its start",
+        help="share of the loop that is trained, counted from its start",
     )
     steps_per_phase: int = option(
         400, minimum=1, help="optimiser steps per noise level (400 in the published code)"
@@ -54,4 +61,8 @@ class NoiseAwareTraining:
     save_every: int = option(100, minimum=1, help="optimiser steps between checkpoints")
 
     def __post_init__(self) -> None:
-        check(self, [])
+        check(self, self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        if self.since >= self.until:
+            yield f"`since` is {self.since} and `until` {self.until}; `since` must be the smaller"

@@ -55,13 +55,15 @@ def phases(num_trained: int, config: NoiseAwareTraining) -> list[Phase]:
 
 
 def trained_steps(recording: Recording, config: NoiseAwareTraining) -> list[int]:
-    """Recorded steps that are trained: the first share `until`, never the finished picture.
+    """Recorded steps that are trained: from `since` to `until`, never the finished picture.
 
     Some solvers (PNDM) stay at a noise level for two steps, of which the first is taken.
     """
     sigmas = recording.sigmas
-    count = max(1, min(len(sigmas) - 1, round(config.until * len(sigmas))))
-    return [step for step in range(count) if step == 0 or sigmas[step] != sigmas[step - 1]]
+    end = max(1, min(len(sigmas) - 1, round(config.until * len(sigmas))))
+    # Few steps may round both shares to one place; the last step before it is trained then.
+    first = min(round(config.since * len(sigmas)), end - 1)
+    return [s for s in range(first, end) if s == first or sigmas[s] != sigmas[s - 1]]
 
 
 def split_prompts(recording: Recording, held_out: float) -> tuple[list[int], list[int]]:

@@ -416,6 +416,35 @@ def test_sigmas_that_rise_are_refused(tmp_path):
         train(base, recording, tmp_path / "out", NoiseAwareTraining(**SHORT))
 
 
+@pytest.mark.parametrize(
+    ("since", "until", "expected"),
+    [
+        (0.25, 1.0, [1, 2]),
+        (0.25, 0.5, [1]),
+        (0.5, 1.0, [2]),
+        (0.9, 1.0, [2]),  # nothing but the finished picture lies there
+        (0.3, 0.35, [0]),  # both round to one step
+    ],
+)
+def test_what_lies_before_since_is_left_to_the_original(
+    since, until, expected, recording, tmp_path, monkeypatch
+):
+    seen = watched(recording, monkeypatch)
+    base = brightness_reward()
+    config = NoiseAwareTraining(**SHORT, since=since, until=until)
+    weights = train(base, recording, tmp_path / "out", config)
+    assert {step for step, _ in seen} == set(expected)
+    assert weights.sigmas == tuple(recording.sigmas[step] for step in expected)
+    if expected[0] > 0:
+        assert NoiseAwareReward(base, weights).at_sigma(1.0) is base
+
+
+@pytest.mark.parametrize("since", [0.5, 0.6])
+def test_since_comes_before_until(since):
+    with pytest.raises(ConfigError, match="`since` must be the smaller"):
+        NoiseAwareTraining(since=since, until=0.5)
+
+
 @pytest.mark.parametrize("until", [0.05, 0.5, 0.75, 1.0])
 def test_the_finished_picture_is_never_an_input(until, recording, tmp_path, monkeypatch):
     seen = watched(recording, monkeypatch)
