@@ -22,6 +22,7 @@ from gensift.pipelines.loading import call_defaults
 from gensift.zoo.shapes.geneval import category, score
 from gensift.zoo.shapes.grammar import Meaning, parse
 from gensift.zoo.shapes.verifier import is_true
+from rewards.digest import weights_digest
 from samplers.diffusion.attach import PipelineCall
 from samplers.diffusion.prices import measure_prices
 from samplers.diffusion.schedule import Prices
@@ -129,7 +130,8 @@ def run_once(
     seeds: Sequence[int],
 ) -> Record:
     """`run`, or what an earlier call with the same arguments has left in `folder`."""
-    asked = [asdict(contender), count, [str(m) for m in meanings], list(seeds)]
+    judge = weights_digest(rewards[contender.reward])
+    asked = [asdict(contender), count, [str(m) for m in meanings], list(seeds), judge]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     file = folder / f"{contender.name.replace(' ', '-').replace(',', '')}-{count}-{digest}.json"
     if file.exists():
