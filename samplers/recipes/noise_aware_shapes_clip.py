@@ -21,13 +21,14 @@ from rewards.noise_aware.training import train
 from rewards.registry import load_reward
 from samplers.diffusion.record import RecordConfig, record
 
-PROMPTS = 1_024
+PROMPTS = 4_096
 RECORDING = RecordConfig(num_images=8, seed=71, max_rows=64)
 TRAINING = NoiseAwareTraining(
-    rank=16,
-    until=0.5,
-    steps_per_phase=100,
-    joint_steps=2_600,
+    rank=32,
+    since=0.15,
+    until=0.55,
+    steps_per_phase=50,
+    joint_steps=2_700,
     learning_rate=1.5e-3,
     within_prompt=2.0,
     held_out=0.05,
