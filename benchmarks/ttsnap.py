@@ -2,13 +2,17 @@
 
     python -m benchmarks.ttsnap --recording training/noise-aware/held-out [--seeds 1]
 
-Three parts, all on held-out prompts with `shapes-flux` and `shapes-clip`:
+Four parts, all on held-out prompts with `shapes-flux` and `shapes-clip`:
 
 * ranking: Kendall's tau within a prompt between the score of the estimate after each step and the
   final score, for the reward as it is and for its noise-aware version;
 * offline: TTSnap played through on the recorded pool, many draws per prompt, at the cost of
   best-of-4, 10 and 20 (denoiser, decodes and rewards, in FLOPs and in seconds); the figure is the
-  number of candidates with which best-of-N would do as well, by the exact formula for the pool;
+  number of candidates with which best-of-N would do as well, by the exact formula for the pool.
+  For the default schedules and for tuned ones, judged on prompts that they were not chosen on; and
+  again with half of the steps, where best-of-N is the strongest simple baseline;
+* tuner: what it recommends on half of the prompts, judged on the other half, and replayed in real
+  searches on recorded candidates;
 * online: the searches themselves, one prompt per call, checked by the analytic verifier too.
 """
 
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +31,15 @@ from numpy.typing import NDArray
 import gensift
 from benchmarks.contenders import Contender, Record, figures, gain, largest_count, prices, run_once
 from benchmarks.results import FOLDER, publish
+from benchmarks.ttsnap_offline import BUDGETS, STEPS, allowed, offline
+from benchmarks.ttsnap_tuner import advised, promised_and_kept, replayed, tuned_splits
 from gensift.zoo.shapes.geneval import benchmark
 from rewards.noise_aware.recording import Recording
-from samplers.diffusion.schedule import Checkpoint, Prices, largest_search
+from samplers.diffusion.schedule import Prices, PruningSchedule
 from samplers.diffusion.ttsnap import CLEAN_SCHEDULE, NOISE_AWARE_SCHEDULE
 from samplers.recipes.noise_aware_evaluation import (
     EARLY,
+    RECORDING,
     early_mean,
     record_held_out_prompts,
     tau_per_step,
@@ -40,92 +48,94 @@ from samplers.tuning.pool import best_of_n_curve, equivalent_count
 from samplers.tuning.recordings import ScoreTensors
 from samplers.tuning.scored_recording import scored
 from samplers.tuning.search import TuneConfig, tune
-from samplers.tuning.simulation import Draws
 
-BUDGETS = (4, 10, 20)
-STEPS = 20
+FEWER_STEPS = 10
+MORE_IMAGES = 80
+"""With fewer steps a budget pays for more candidates than the other pool holds."""
+HALF_AT_HALF = PruningSchedule((0.5,), (0.5,))
+"""Half of the candidates are kept at half of the loop."""
 Floats = NDArray[np.float64]
 
 CONTENDERS = (
-    Contender("best-of-n", "best-of-n"),
-    Contender("best-of-n, 10 steps", "best-of-n", steps=10),
+    Contender("best-of-n", "best-of-n", "plain"),
+    Contender("best-of-n, 10 steps", "best-of-n", "plain", steps=10),
     Contender("ttsnap", "ttsnap"),
-    Contender("ttsnap, plain reward", "ttsnap", reward="plain"),
+    Contender("ttsnap, 10 steps", "ttsnap", steps=10),
+    Contender(
+        "ttsnap, half at half of 10 steps",
+        "ttsnap",
+        options={"checkpoints": HALF_AT_HALF.fractions, "keep": HALF_AT_HALF.keep},
+        steps=10,
+    ),
+    Contender("ttsnap, plain reward", "ttsnap", "plain"),
     Contender("ttsnap, plain reward, full VAE", "ttsnap", "plain", {"preview_decoder": "vae"}),
     Contender("fk-steering", "fk-steering"),
     Contender("svdd", "svdd"),
-    Contender("zero-order", "zero-order"),
+    Contender("zero-order", "zero-order", "plain"),
     Contender("search-over-paths", "search-over-paths"),
     Contender("local-refine", "local-refine"),
 )
 
-
-def load_scores(folder: Path, rewards: Mapping[str, Any]) -> dict[str, ScoreTensors]:
-    """Scores of the pool by the plain and by the noise-aware reward; kept beside the recording."""
-    recording = Recording(folder)
-    return {name: scored(recording, reward) for name, reward in rewards.items()}
-
-
-def offline(
-    scores: ScoreTensors, checkpoints: Sequence[Checkpoint], price: Prices, draws: int = 200
-) -> list[dict[str, Any]]:
-    """One schedule at each budget: candidates, reward, and what best-of-N would need."""
-    curve = best_of_n_curve(scores.values())
-    rows = []
-    for budget in BUDGETS:
-        allowed = budget * (STEPS * price.step + price.verdict)
-        count = largest_search(checkpoints, STEPS, 1, price, allowed * (1 + 1e-9))
-        row: dict[str, Any] = {"budget": budget, "num_candidates": count}
-        if count > scores.num_images:
-            rows.append(row | {"equivalent": None, "why": "more candidates than the pool holds"})
-            continue
-        rewards = Draws(scores, draws, seed=0, most=count).rewards(checkpoints, count)
-        low, high = _equivalent_interval(curve, rewards)
-        row["reward"] = float(rewards.mean())
-        row["equivalent"] = equivalent_count(curve.mean(0), float(rewards.mean())).count
-        row["equivalent_interval_95"] = (low, high)
-        row["ratio"] = row["equivalent"] / budget
-        rows.append(row)
-    return rows
+BASELINES = {
+    "gain_over_best_of_n": "best-of-n",
+    f"gain_over_best_of_n_{FEWER_STEPS}_steps": f"best-of-n, {FEWER_STEPS} steps",
+}
 
 
-def tuned_splits(scores: ScoreTensors, price: Prices, splits: int = 5) -> list[dict[str, Any]]:
-    """Tune on random halves of the prompts and judge the recommendation on the other halves."""
-    rows = []
-    for split in range(splits):
-        order = np.random.default_rng(split).permutation(scores.num_prompts)
-        half = scores.num_prompts // 2
-        ours, others = (of_prompts(scores, part) for part in (order[:half], order[half:]))
-        for budget in BUDGETS:
-            allowed = budget * (STEPS * price.step + price.verdict) * (1 + 1e-9)
-            found = tune(ours, price, TuneConfig(budget=allowed, seed=split))
-            row: dict[str, Any] = {"split": split, "budget": budget, "prunes": found.prunes}
-            if found.prunes:
-                count = found.num_candidates
-                won = Draws(others, 200, seed=1, most=count).rewards(found.checkpoints, count)
-                row["checkpoints"] = [(c.step_index, c.keep) for c in found.checkpoints]
-                row["predicted_gain"] = found.gain.mean if found.gain else None
-                plain = best_of_n_curve(others.values(), budget)[:, -1]
-                row["held_out_gain"] = float((won - plain).mean())
-            rows.append(row)
-    return rows
+def tuner(
+    pipe: Any,
+    rewards: Mapping[str, Any],
+    recording: Recording,
+    scores: Mapping[str, ScoreTensors],
+    price: Prices,
+) -> dict[str, Any]:
+    """What the tuner promises, with and without noise-awareness, and what comes of it."""
+    found: dict[str, Any] = {}
+    for key, name in _KEYS.items():
+        splits = tuned_splits(scores[name], price)
+        configs = [TuneConfig(budget=allowed(budget, price)) for budget in BUDGETS]
+        advice = [tune(scores[name], price, config) for config in configs]
+        found[key] = {
+            "splits": splits,
+            "promised_and_kept": promised_and_kept(splits),
+            "replayed": [
+                replayed(pipe, rewards[name], recording, scores[name], recommendation)
+                for recommendation in advice
+                if recommendation.prunes
+            ],
+        }
+    return found
 
 
-def of_prompts(scores: ScoreTensors, prompts: NDArray[np.int64]) -> ScoreTensors:
-    """The scores of some prompts, for a single reward."""
-    (parts,) = scores.rewards.values()
-    return ScoreTensors.single(parts.early[prompts], parts.final[prompts])
+def with_steps(
+    scores: Mapping[str, ScoreTensors],
+    schedules: Mapping[str, PruningSchedule],
+    price: Mapping[str, Prices],
+    pool: Floats,
+) -> dict[str, Any]:
+    """Fixed schedules and tuned ones on a pool drawn with some number of steps.
+
+    Args:
+        scores: of the pool, by judge.
+        schedules: the fixed schedule of each judge.
+        price: by unit.
+        pool: best-of-n with all steps, `(prompts, n)`; what all is compared with.
+    """
+    steps = scores["plain"].num_steps
+    return {
+        unit: {"best-of-n": offline(scores["plain"], (), own, pool)}
+        | {n: offline(scores[n], s.resolve(steps), own, pool) for n, s in schedules.items()}
+        | {f"{n}, tuned": advised(scores[n], own, pool.mean(0)) for n in schedules}
+        for unit, own in price.items()
+    }
 
 
-def _equivalent_interval(curve: Floats, rewards: Floats) -> tuple[float, float]:
-    """Prompts resampled, for the search and for best-of-N alike."""
-    rng = np.random.default_rng(0)
-    counts = []
-    for _ in range(500):
-        rows = rng.integers(len(rewards), size=len(rewards))
-        counts.append(equivalent_count(curve[rows].mean(0), float(rewards[rows].mean())).count)
-    low, high = np.quantile(counts, [0.025, 0.975])
-    return float(low), float(high)
+def equivalents(played: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Of fixed schedules, at equal FLOPs."""
+    return {
+        key: {f"best-of-{row['budget']}": row["equivalent"] for row in played["flops"][name]}
+        for key, name in {"best_of_n": "best-of-n", **_KEYS}.items()
+    }
 
 
 def online(
@@ -134,15 +144,14 @@ def online(
     """Every contender at every budget, with the same prompts."""
     meanings = benchmark(arguments.prompts_per_category)
     rows: list[dict[str, Any]] = []
-    baselines: dict[int, Record] = {}
     chosen = [c for c in CONTENDERS if not arguments.only or c.name in arguments.only]
     for budget in BUDGETS:
-        allowed = budget * (STEPS * price.step + price.verdict)
+        records: dict[str, Record] = {}
         for contender in chosen:
-            count = largest_count(contender, pipe, rewards, price, allowed)
+            count = largest_count(contender, pipe, rewards, price, allowed(budget, price))
             if count == 0:
                 continue
-            record = run_once(
+            record = records[contender.name] = run_once(
                 arguments.recording / "online",
                 contender,
                 count,
@@ -151,11 +160,12 @@ def online(
                 meanings,
                 range(arguments.seeds),
             )
-            baselines.setdefault(budget, record)
             row = {"name": contender.name, "budget": budget, "num_candidates": count}
             row |= {"num_inference_steps": contender.steps} | figures(record)
             row["equivalent"] = equivalent_count(curve, row["reward"]).count
-            row["gain_over_best_of_n"] = gain(record, baselines[budget])
+            for key, baseline in BASELINES.items():
+                if baseline in records:
+                    row[key] = gain(record, records[baseline])
             rows.append(row)
     return rows
 
@@ -179,7 +189,7 @@ def plot_online(rows: Sequence[Mapping[str, Any]]) -> None:
     """Mean reward of the winner against equal budgets."""
     figure = Figure(figsize=(9.5, 4), layout="constrained")
     axes = figure.subplots(1, 2)
-    styles = ("-o", "--v", "-s", "--^", ":^", "-D", "-P", "-X", "-*", "-h")
+    styles = ("-o", "--v", "-s", "--s", "-.s", "--^", ":^", "-D", "-P", "-X", "-*", "-h")
     names = list(dict.fromkeys(row["name"] for row in rows))
     for axis, key, label in (
         (axes[0], "reward", "mean reward of the winner (shapes-clip)"),
@@ -205,26 +215,30 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of the contenders to run online")
     arguments = parser.parse_args()
     recording = record_held_out_prompts(arguments.recording)
+    few = record_held_out_prompts(
+        arguments.recording / f"{FEWER_STEPS}-steps",
+        config=replace(RECORDING, num_images=MORE_IMAGES),
+        num_inference_steps=FEWER_STEPS,
+    )
     pipe: Any = gensift.load_pipeline("shapes-flux")
     pipe.set_progress_bar_config(disable=True)
     rewards = {
         "noise-aware": gensift.load_reward("shapes-clip"),
         "plain": gensift.load_reward("shapes-clip", noise_aware=False),
     }
-    scores = load_scores(arguments.recording, rewards)
+    scores, few_scores = (
+        {name: scored(drawn, reward) for name, reward in rewards.items()}
+        for drawn in (recording, few)
+    )
     tau = {name: tau_per_step(tensors) for name, tensors in scores.items()}
     plot_ranking(tau, recording.sigmas)
     tiny = gensift.TTSnap(rewards["plain"]).preview_decoder(pipe)
     price = {unit: prices(pipe, rewards["plain"], unit, tiny, repeats=3) for unit in UNITS}
     schedules = {"plain": CLEAN_SCHEDULE, "noise-aware": NOISE_AWARE_SCHEDULE}
-    played = {
-        unit: {
-            name: offline(scores[name], schedule.resolve(STEPS), price[unit])
-            for name, schedule in schedules.items()
-        }
-        for unit in UNITS
-    }
-    curve = best_of_n_curve(scores["plain"].values()).mean(0)
+    pool = best_of_n_curve(scores["plain"].values())
+    played = with_steps(scores, schedules, price, pool)
+    played_with_fewer = with_steps(few_scores, dict.fromkeys(schedules, HALF_AT_HALF), price, pool)
+    curve = pool.mean(0)
     rows = online(pipe, rewards, price["flops"], curve, arguments)
     plot_online(rows)
     publish(
@@ -234,16 +248,11 @@ def main() -> None:
             "images_per_prompt": recording.num_images,
             "kendall_tau_early": {key: early_mean(tau[name]) for key, name in _KEYS.items()},
             "kendall_tau": {key: tau[name] for key, name in _KEYS.items()},
-            "best_of_n_equivalent": {
-                key: {
-                    f"best-of-{row['budget']}": row["equivalent"] for row in played["flops"][name]
-                }
-                for key, name in _KEYS.items()
-            },
+            "best_of_n_equivalent": equivalents(played),
+            f"best_of_n_equivalent_{FEWER_STEPS}_steps": equivalents(played_with_fewer),
             "offline": played,
-            "tuner": {
-                key: tuned_splits(scores[name], price["flops"]) for key, name in _KEYS.items()
-            },
+            f"offline_{FEWER_STEPS}_steps": played_with_fewer,
+            "tuner": tuner(pipe, rewards, recording, scores, price["flops"]),
             "prices": {unit: vars(found) for unit, found in price.items()},
             "best_of_n_reward": curve.tolist(),
             "online_prompts": len(benchmark(arguments.prompts_per_category)),

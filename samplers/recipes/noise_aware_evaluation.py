@@ -54,9 +54,13 @@ def early_mean(tau: Sequence[float]) -> float:
 
 
 def record_held_out_prompts(
-    folder: Path, *, per_category: int = PER_CATEGORY, config: RecordConfig = RECORDING
+    folder: Path,
+    *,
+    per_category: int = PER_CATEGORY,
+    config: RecordConfig = RECORDING,
+    **pipeline_kwargs: Any,
 ) -> Recording:
-    """Trajectories of held-out prompts, recorded or already there."""
+    """Trajectories of held-out prompts, recorded or already there; arguments for the pipeline."""
     pipe = load_pipeline("shapes-flux", dtype="float32")
     pipe.set_progress_bar_config(disable=True)
     record(
@@ -65,6 +69,7 @@ def record_held_out_prompts(
         {"shapes-clip": load_reward("shapes-clip", noise_aware=False)},
         folder,
         config,
-        description={"model": "shapes-flux"},
+        description={"model": "shapes-flux", **pipeline_kwargs},
+        **pipeline_kwargs,
     )
     return Recording(folder)

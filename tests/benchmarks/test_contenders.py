@@ -8,7 +8,7 @@ import pytest
 import gensift
 from benchmarks.contenders import Contender, Record, gain, largest_count, price_of
 from benchmarks.results import interval
-from benchmarks.ttsnap import offline
+from benchmarks.ttsnap_offline import offline
 from gensift.cost import Cost
 from gensift.zoo.shapes.geneval import prompts_of
 from samplers.diffusion.schedule import Checkpoint, Prices, plan_stages, search_cost
@@ -52,8 +52,9 @@ def test_as_many_candidates_as_the_exact_cost_allows(
 def test_perfect_early_scores_are_worth_all_candidates_they_pay_for() -> None:
     final = np.random.default_rng(0).normal(size=(40, 60))
     scores = ScoreTensors.single(np.repeat(final[:, :, None], 20, axis=2), final)
-    curve = best_of_n_curve(final).mean(0)
-    for row in offline(scores, (Checkpoint(4, 0.25),), PRICE, draws=400):
+    pool = best_of_n_curve(final)
+    curve = pool.mean(0)
+    for row in offline(scores, (Checkpoint(4, 0.25),), PRICE, pool, draws=400):
         # With perfect foresight the best of all candidates wins.
         assert row["equivalent"] == pytest.approx(row["num_candidates"], rel=0.08)
         assert row["num_candidates"] > row["budget"]

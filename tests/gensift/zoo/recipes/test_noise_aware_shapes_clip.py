@@ -1,4 +1,4 @@
-"""The committed noise-aware weights: those of the recipe, and better at ranking what is held out."""
+"""The committed noise-aware weights: those of the recipe, and better at ranking the held-out."""
 
 import json
 from dataclasses import replace
