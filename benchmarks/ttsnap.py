@@ -24,14 +24,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 import gensift
 from benchmarks.contenders import Contender, Record, figures, gain, largest_count, prices, run_once
 from benchmarks.results import FOLDER, publish
-from benchmarks.ttsnap_offline import BUDGETS, STEPS, allowed, offline
+from benchmarks.ttsnap_offline import BUDGETS, STEPS, Floats, allowed, offline
 from benchmarks.ttsnap_tuner import advised, promised_and_kept, replayed, tuned_splits
 from gensift.zoo.shapes.geneval import benchmark
 from rewards.noise_aware.recording import Recording
@@ -54,7 +52,6 @@ MORE_IMAGES = 80
 """With fewer steps a budget pays for more candidates than the other pool holds."""
 HALF_AT_HALF = PruningSchedule((0.5,), (0.5,))
 """Half of the candidates are kept at half of the loop."""
-Floats = NDArray[np.float64]
 
 CONTENDERS = (
     Contender("best-of-n", "best-of-n", "plain"),
@@ -147,22 +144,25 @@ def online(
     chosen = [c for c in CONTENDERS if not arguments.only or c.name in arguments.only]
     for budget in BUDGETS:
         records: dict[str, Record] = {}
-        for contender in chosen:
-            count = largest_count(contender, pipe, rewards, price, allowed(budget, price))
-            if count == 0:
-                continue
-            record = records[contender.name] = run_once(
+        most = allowed(budget, price)
+        counts = {c.name: largest_count(c, pipe, rewards, price, most) for c in chosen}
+        fitting = [contender for contender in chosen if counts[contender.name]]
+        for contender in fitting:
+            records[contender.name] = run_once(
                 arguments.recording / "online",
                 contender,
-                count,
+                counts[contender.name],
                 pipe,
                 rewards,
                 meanings,
                 range(arguments.seeds),
             )
-            row = {"name": contender.name, "budget": budget, "num_candidates": count}
+        for contender in fitting:
+            name, record = contender.name, records[contender.name]
+            row = {"name": name, "budget": budget, "num_candidates": counts[name]}
             row |= {"num_inference_steps": contender.steps} | figures(record)
-            row["equivalent"] = equivalent_count(curve, row["reward"]).count
+            found = equivalent_count(curve, row["reward"])
+            row |= {"equivalent": found.count, "equivalent_relation": found.relation}
             for key, baseline in BASELINES.items():
                 if baseline in records:
                     row[key] = gain(record, records[baseline])

@@ -65,9 +65,9 @@ def tuned_splits(scores: ScoreTensors, price: Prices) -> list[dict[str, Any]]:
 def promised_and_kept(splits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Per budget the mean gain that was predicted, and that on prompts the tuner had not seen."""
     rows = []
-    for budget in dict.fromkeys(row["best_of_n"] for row in splits):
-        own = [row for row in splits if row["best_of_n"] == budget and row["prunes"]]
-        row = {"best_of_n": budget, "recommendations": len(own)}
+    for count in dict.fromkeys(row["best_of_n"] for row in splits):
+        own = [row for row in splits if row["best_of_n"] == count and row["prunes"]]
+        row = {"best_of_n": count, "recommendations": len(own)}
         if own:
             row["predicted_gain"] = float(np.mean([r["predicted_gain"] for r in own]))
             row["held_out_gain"] = float(np.mean([r["held_out_gain"] for r in own]))

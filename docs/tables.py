@@ -69,12 +69,14 @@ def cli(command: str) -> str:
     return table(["option", "meaning"], lines)
 
 
+RELATIONS = {"=": "", ">": "over ", "<": "under "}
+
+
 def benchmark(name: str) -> str:
     """The rows of the online part of a search benchmark."""
-    found = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())
-    pool = len(found["best_of_n_reward"])
+    rows = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())["online"]
     lines = []
-    for row in found["online"]:
+    for row in rows:
         gains = row["gain_over_best_of_n"]
         low, high = gains["reward_interval_95"]
         lines.append(
@@ -86,7 +88,7 @@ def benchmark(name: str) -> str:
                 f"{row['seconds_per_prompt']:.2f}",
                 f"{row['reward']:.4f}",
                 f"{gains['reward']:+.4f} ({low:+.4f} to {high:+.4f})",
-                f"{row['equivalent']:.1f}" if row["equivalent"] < pool else f"over {pool}",
+                f"{RELATIONS[row['equivalent_relation']]}{row['equivalent']:.1f}",
                 _percent(row["geneval_mini"], row["geneval_mini_interval_95"]),
             ]
         )

@@ -11,12 +11,14 @@ from rewards.offload import reward_modules
 
 
 def weights_digest(reward: Any) -> str:
-    """16 hex digits that stand for the values of all weights of `reward`, wherever they lie.
+    """16 hex digits that stand for the weights of `reward`, on whatever device they are.
 
-    Rewards without networks share one digest.
+    Those of the networks among its attributes; rewards without any share one digest. For
+    noise-aware weights the noise levels that they were trained for count, too.
     """
     digest = hashlib.sha256()
     for module in reward_modules(reward):
+        digest.update(str(getattr(module, "sigmas", ())).encode())
         for name, value in module.state_dict().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             values = value.detach().cpu().contiguous().reshape(-1)

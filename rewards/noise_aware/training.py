@@ -57,12 +57,19 @@ def phases(num_trained: int, config: NoiseAwareTraining) -> list[Phase]:
 def trained_steps(recording: Recording, config: NoiseAwareTraining) -> list[int]:
     """Recorded steps that are trained: from `since` to `until`, never the finished picture.
 
-    Some solvers (PNDM) stay at a noise level for two steps, of which the first is taken.
+    Some solvers (PNDM) stay at a noise level for two steps, of which the first one there is taken.
+
+    Raises:
+        ConfigError: no recorded step lies there.
     """
     sigmas = recording.sigmas
     end = max(1, min(len(sigmas) - 1, round(config.until * len(sigmas))))
-    # Few steps may round both shares to one place; the last step before it is trained then.
-    first = min(round(config.since * len(sigmas)), end - 1)
+    first = round(config.since * len(sigmas))
+    if first >= end:
+        raise ConfigError(
+            f"None of the {len(sigmas)} recorded steps lies between `since` {config.since} and "
+            f"`until` {config.until}, the finished picture left out; move them apart."
+        )
     return [s for s in range(first, end) if s == first or sigmas[s] != sigmas[s - 1]]
 
 

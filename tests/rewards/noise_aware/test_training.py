@@ -422,8 +422,6 @@ def test_sigmas_that_rise_are_refused(tmp_path):
         (0.25, 1.0, [1, 2]),
         (0.25, 0.5, [1]),
         (0.5, 1.0, [2]),
-        (0.9, 1.0, [2]),  # nothing but the finished picture lies there
-        (0.3, 0.35, [0]),  # both round to one step
     ],
 )
 def test_what_lies_before_since_is_left_to_the_original(
@@ -435,8 +433,18 @@ def test_what_lies_before_since_is_left_to_the_original(
     weights = train(base, recording, tmp_path / "out", config)
     assert {step for step, _ in seen} == set(expected)
     assert weights.sigmas == tuple(recording.sigmas[step] for step in expected)
-    if expected[0] > 0:
-        assert NoiseAwareReward(base, weights).at_sigma(1.0) is base
+    assert NoiseAwareReward(base, weights).at_sigma(1.0) is base
+
+
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [(0.9, 1.0), (0.3, 0.35)],  # only the finished picture is there; both round to one step
+)
+def test_a_range_without_a_step_is_refused(since, until, recording, tmp_path):
+    config = NoiseAwareTraining(**SHORT, since=since, until=until)
+    with pytest.raises(ConfigError, match="None of the 4 recorded steps lies between `since`"):
+        train(brightness_reward(), recording, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("since", [0.5, 0.6])

@@ -43,5 +43,5 @@ def test_they_rank_early_estimates_of_held_out_prompts_better(tmp_path: Path) ->
         early_mean(tau_per_step(scored(recording, gensift.load_reward("shapes-clip", **options))))
         for options in ({"noise_aware": False}, {})
     )
-    # 0.12 on 115 prompts with 64 pictures; few of both leave a good deal to chance.
+    # 0.13 on 115 prompts with 64 pictures; few of both leave a good deal to chance.
     assert aware > plain + 0.05
