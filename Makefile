@@ -13,7 +13,7 @@ help:
 	@echo "make types     mypy, strict"
 	@echo "make format    let the formatter and linter change files"
 	@echo "make docs      rewrite the generated tables in docs"
-	@echo "make bench     rewrite the figures in docs/benchmarks (about three hours on two cores)"
+	@echo "make bench     rewrite the figures in docs/benchmarks (several hours on two cores)"
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -114,7 +114,7 @@ def largest_count(
             plan = contender.build(rewards, count).plan(pipe, 1, **contender.call)
         except ConfigError:
             continue  # some searches need several candidates, or a multiple of a number
-        if price_of(plan.cost, price, plan.guidance_rows, 1) > budget * (1 + 1e-9):
+        if price_of(plan.cost, price, plan.guidance_rows, 1) > budget:
             return best
         best = count
     return best

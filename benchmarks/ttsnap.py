@@ -29,8 +29,8 @@ from matplotlib.figure import Figure
 import gensift
 from benchmarks.contenders import Contender, Record, figures, gain, largest_count, prices, run_once
 from benchmarks.results import FOLDER, publish
-from benchmarks.ttsnap_offline import BUDGETS, STEPS, Floats, allowed, offline
-from benchmarks.ttsnap_tuner import advised, promised_and_kept, replayed, tuned_splits
+from benchmarks.ttsnap_offline import BUDGETS, STEPS, allowed, offline
+from benchmarks.ttsnap_tuner import advice, advised, promised_and_kept, replayed, tuned_splits
 from gensift.zoo.shapes.geneval import benchmark
 from rewards.noise_aware.recording import Recording
 from samplers.diffusion.schedule import Prices, PruningSchedule
@@ -43,9 +43,8 @@ from samplers.recipes.noise_aware_evaluation import (
     tau_per_step,
 )
 from samplers.tuning.pool import best_of_n_curve, equivalent_count
-from samplers.tuning.recordings import ScoreTensors
+from samplers.tuning.recordings import Floats, ScoreTensors
 from samplers.tuning.scored_recording import scored
-from samplers.tuning.search import TuneConfig, tune
 
 FEWER_STEPS = 10
 MORE_IMAGES = 80
@@ -90,14 +89,12 @@ def tuner(
     found: dict[str, Any] = {}
     for key, name in _KEYS.items():
         splits = tuned_splits(scores[name], price)
-        configs = [TuneConfig(budget=allowed(budget, price)) for budget in BUDGETS]
-        advice = [tune(scores[name], price, config) for config in configs]
         found[key] = {
             "splits": splits,
             "promised_and_kept": promised_and_kept(splits),
             "replayed": [
                 replayed(pipe, rewards[name], recording, scores[name], recommendation)
-                for recommendation in advice
+                for recommendation in advice(scores[name], price)
                 if recommendation.prunes
             ],
         }

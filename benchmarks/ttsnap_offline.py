@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samplers.diffusion.schedule import Checkpoint, Prices, largest_search
 from samplers.tuning.pool import equivalent_count
-from samplers.tuning.recordings import ScoreTensors
+from samplers.tuning.recordings import Floats, ScoreTensors
 from samplers.tuning.simulation import Draws
 
 BUDGETS = (4, 10, 20)
 STEPS = 20
-Floats = NDArray[np.float64]
 
 
 def allowed(budget: int, price: Prices) -> float:

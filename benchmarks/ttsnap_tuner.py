@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,26 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.results import interval
-from benchmarks.ttsnap_offline import BUDGETS, Floats, allowed
+from benchmarks.ttsnap_offline import BUDGETS, allowed
 from gensift.randomness import candidate_seeds
 from rewards.noise_aware.recording import Recording
 from samplers.diffusion.schedule import Prices
 from samplers.diffusion.ttsnap import TTSnap
 from samplers.tuning.pool import best_of_n_curve, equivalent_count
-from samplers.tuning.recordings import ScoreTensors
+from samplers.tuning.recordings import Floats, ScoreTensors
 from samplers.tuning.schedule_file import generate_config
 from samplers.tuning.search import Recommendation, TuneConfig, tune
 from samplers.tuning.simulation import Draws
 
 SPLITS = 5
 DRAWS = 200
+
+
+@cache
+def advice(scores: ScoreTensors, price: Prices) -> tuple[Recommendation, ...]:
+    """What is recommended at each budget; several parts of the benchmark ask."""
+    configs = [TuneConfig(budget=allowed(budget, price)) for budget in BUDGETS]
+    return tuple(tune(scores, price, config) for config in configs)
 
 
 def advised(scores: ScoreTensors, price: Prices, curve: Floats) -> list[dict[str, Any]]:
@@ -34,8 +42,7 @@ def advised(scores: ScoreTensors, price: Prices, curve: Floats) -> list[dict[str
         curve: mean best-of-n with all steps, `(n,)`.
     """
     rows = []
-    for budget in BUDGETS:
-        found = tune(scores, price, TuneConfig(budget=allowed(budget, price)))
+    for budget, found in zip(BUDGETS, advice(scores, price), strict=True):
         reward = found.best_of_n_reward
         row: dict[str, Any] = {"budget": budget, "best_of_n": found.best_of_n}
         if found.prunes and found.gain is not None:
