@@ -30,7 +30,7 @@ from typing import Any
 import httpx
 import psutil
 
-from apps.app.serving import free_port
+from apps.web.serving import free_port
 from benchmarks.results import publish
 
 CANDIDATES = 8
@@ -58,7 +58,16 @@ class Served:
 def app(folder: str) -> Iterator[Served]:
     """`gensift app` in a process of its own, from the command to the first page."""
     port = free_port("127.0.0.1")
-    command = [sys.executable, "-m", "apps.main", "app", "--port", str(port), "--output", folder]
+    command = [
+        sys.executable,
+        "-m",
+        "apps.commands.main",
+        "app",
+        "--port",
+        str(port),
+        "--output",
+        folder,
+    ]
     begun = time.perf_counter()
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:

@@ -8,7 +8,7 @@
 * MACs per picture, guidance included, counted from the parts that ran; VAE left out;
 * seconds per picture in float32, batches of 24, latents only, all arms interleaved in one process.
 
-"converted" is `shapes-sit` made blockwise by `gensift.zoo.recipes.shapes_split`, which is trained
+"converted" is `shapes-sit` made blockwise by `apps.training.zoo.shapes_split`, which is trained
 here where that was not done yet. What was drawn already is read from the folder.
 """
 
@@ -27,15 +27,15 @@ from typing import Any
 import torch
 
 import gensift
+from apps.training.evaluation.classes import PER_CLASS, ClassScorer, draw_classes, rendered
+from apps.training.zoo import shapes_split
+from apps.training.zoo.shapes_classes import CLASSES
 from benchmarks.bfm_plot import draw
 from benchmarks.results import FOLDER, publish
 from benchmarks.timing import interleaved, summary
 from gensift.files import write_atomically
 from gensift.pipelines.loading import call_defaults
 from gensift.randomness import make_generators
-from gensift.zoo.evaluation.classes import PER_CLASS, ClassJudge, draw_classes, rendered
-from gensift.zoo.recipes import shapes_split
-from gensift.zoo.recipes.shapes_classes import CLASSES
 
 SEEDS = (0,)
 ROUNDS = 5
@@ -91,7 +91,7 @@ def in_bfloat16(transformer: Any) -> Iterator[None]:
         del transformer.forward
 
 
-def quality(pipe: Any, arm: Arm, judge: ClassJudge, folder: Path, seed: int) -> dict[str, Any]:
+def quality(pipe: Any, arm: Arm, scorer: ClassScorer, folder: Path, seed: int) -> dict[str, Any]:
     """Figures of an arm and one seed, measured or read where that was done before."""
     file = folder / f"{arm.name.replace(' ', '-')}-seed{seed}.json"
     if not file.exists():
@@ -99,7 +99,7 @@ def quality(pipe: Any, arm: Arm, judge: ClassJudge, folder: Path, seed: int) -> 
             drawn = draw_classes(pipe, PER_CLASS, seed, **arm.call)
         count = len(drawn.pictures)
         macs = pipe.transformer.step_macs.of_run(drawn.evaluations) / count
-        found = asdict(judge.score(drawn.pictures)) | {
+        found = asdict(scorer.score(drawn.pictures)) | {
             "macs": macs,
             "evaluations": {part: rows / count for part, rows in drawn.evaluations.items()},
         }
@@ -119,12 +119,12 @@ def row(arm: Arm, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def floors(judge: ClassJudge, vae: Any) -> dict[str, Any]:
+def floors(scorer: ClassScorer, vae: Any) -> dict[str, Any]:
     """What rendered pictures of another seed reach, as they are and through the VAE."""
     pictures = rendered(PER_CLASS, seed=1)
     return {
-        "rendered": asdict(judge.score(pictures)),
-        "rendered_through_vae": asdict(judge.score(through_vae(vae, pictures))),
+        "rendered": asdict(scorer.score(pictures)),
+        "rendered_through_vae": asdict(scorer.score(through_vae(vae, pictures))),
     }
 
 
@@ -154,11 +154,11 @@ def _latents(pipe: Any, arm: Arm) -> None:
     pipe(class_labels=labels, generator=make_generators(labels), output_type="latent", **arguments)
 
 
-def at_equal_distance(rows: Sequence[Mapping[str, Any]], rivals: str) -> list[dict[str, Any]]:
+def at_equal_distance(rows: Sequence[Mapping[str, Any]], incumbents: str) -> list[dict[str, Any]]:
     """For each setting of the dense model the cheapest one of `rivals` that is no farther off."""
     found = []
     for dense in (one for one in rows if one["model"] == "shapes-sit"):
-        near = [r for r in rows if r["model"] == rivals and r["frechet"] <= dense["frechet"]]
+        near = [r for r in rows if r["model"] == incumbents and r["frechet"] <= dense["frechet"]]
         best = min(near, key=lambda one: float(one["mmacs"]), default=None)
         entry = {"dense": {key: dense[key] for key in ("mode", "steps", "frechet")}}
         if best is not None:
@@ -202,9 +202,9 @@ def main(given: Sequence[str] | None = None) -> None:
         name: gensift.load_pipeline(name, device="cpu") for name in ("shapes-sit", "shapes-bfm")
     }
     pipes[CONVERTED] = converted(arguments.converted, pipes["shapes-sit"])
-    judge = ClassJudge()
+    scorer = ClassScorer()
     rows = [
-        row(arm, [quality(pipes[arm.model], arm, judge, arguments.folder, s) for s in SEEDS])
+        row(arm, [quality(pipes[arm.model], arm, scorer, arguments.folder, s) for s in SEEDS])
         for arm in ARMS
     ]
     seconds = times(pipes, ARMS, arguments.rounds)
@@ -222,7 +222,7 @@ def main(given: Sequence[str] | None = None) -> None:
             "converted_fewer_macs": CONVERTED_SPEEDUP,
             "converted_loss": CONVERTED_LOSS,
         },
-        "floors": floors(judge, pipes["shapes-sit"].vae),
+        "floors": floors(scorer, pipes["shapes-sit"].vae),
         "rows": rows,
         "at_equal_distance": at_equal_distance(rows, "shapes-bfm"),
         "converted_against_dense": at_equal_distance(rows, CONVERTED),

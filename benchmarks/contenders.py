@@ -24,8 +24,8 @@ from gensift.zoo.shapes.grammar import Meaning, parse
 from gensift.zoo.shapes.verifier import is_true
 from rewards.digest import weights_digest
 from samplers.diffusion.attach import PipelineCall
-from samplers.diffusion.prices import measure_prices
-from samplers.diffusion.schedule import Prices
+from samplers.diffusion.schedule import UnitCosts
+from samplers.diffusion.unit_costs import measure_unit_costs
 from samplers.registry import SAMPLERS
 
 MOST_CANDIDATES = 400
@@ -82,30 +82,30 @@ class Record:
         return cls(**{**data, "meanings": meanings, "cost": Cost.from_dict(data["cost"])})
 
 
-def prices(pipe: Any, reward: Any, unit: Any, decoder: Any, repeats: int) -> Prices:
-    """What a step and a verdict cost here; the smallest of `repeats`, to shed noise."""
+def unit_costs(pipe: Any, reward: Any, unit: Any, decoder: Any, repeats: int) -> UnitCosts:
+    """What a step and a scoring cost here; the smallest of `repeats`, to shed noise."""
     arguments = call_defaults(pipe) | {"prompt": ["a red circle left of a blue square"]}
     call = PipelineCall.bind(pipe, type(pipe).__call__, (), arguments)
-    found = [measure_prices(call, reward, unit, decoder) for _ in range(repeats)]
-    return Prices(
+    found = [measure_unit_costs(call, reward, unit, decoder) for _ in range(repeats)]
+    return UnitCosts(
         step=min(p.step for p in found),
-        verdict=min(p.verdict for p in found),
-        preview=min(p.early_verdict for p in found),
+        scoring=min(p.scoring for p in found),
+        preview=min(p.early_scoring for p in found),
     )
 
 
-def price_of(cost: Cost, price: Prices, rows_per_step: int, outputs: int) -> float:
+def cost_in_units(cost: Cost, costs: UnitCosts, rows_per_step: int, outputs: int) -> float:
     """What some work costs; the pipeline's own decode of the outputs is alike for all, left out."""
     looks = cost.decodes - outputs
     return (
-        cost.nfe / rows_per_step * price.step
-        + cost.preview_decodes * price.early_verdict
-        + looks * price.verdict
+        cost.nfe / rows_per_step * costs.step
+        + cost.preview_decodes * costs.early_scoring
+        + looks * costs.scoring
     )
 
 
 def largest_count(
-    contender: Contender, pipe: Any, rewards: Mapping[str, Any], price: Prices, budget: float
+    contender: Contender, pipe: Any, rewards: Mapping[str, Any], costs: UnitCosts, budget: float
 ) -> int:
     """The most candidates whose planned price fits in `budget`; 0 where not even one does."""
     best = 0
@@ -114,7 +114,7 @@ def largest_count(
             plan = contender.build(rewards, count).plan(pipe, 1, **contender.call)
         except ConfigError:
             continue  # some searches need several candidates, or a multiple of a number
-        if price_of(plan.cost, price, plan.guidance_rows, 1) > budget:
+        if cost_in_units(plan.cost, costs, plan.guidance_rows, 1) > budget:
             return best
         best = count
     return best
@@ -130,8 +130,8 @@ def run_once(
     seeds: Sequence[int],
 ) -> Record:
     """`run`, or what an earlier call with the same arguments has left in `folder`."""
-    judge = weights_digest(rewards[contender.reward])
-    asked = [asdict(contender), count, [str(m) for m in meanings], list(seeds), judge]
+    scorer = weights_digest(rewards[contender.reward])
+    asked = [asdict(contender), count, [str(m) for m in meanings], list(seeds), scorer]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     file = folder / f"{contender.name.replace(' ', '-').replace(',', '')}-{count}-{digest}.json"
     if file.exists():

@@ -30,10 +30,10 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from apps.training.zoo.vocabulary import build_clip_tokenizer, build_t5_tokenizer
 from gensift.pipelines.infinity.pipeline import InfinityPipeline
 from gensift.pipelines.infinity.tokenizer import InfinityTokenizer
 from gensift.pipelines.infinity.transformer import InfinityTransformer
-from gensift.zoo.recipes.vocabulary import build_clip_tokenizer, build_t5_tokenizer
 from rewards.open_clip_score import OpenClipReward
 from rewards.preprocess import Preprocess
 

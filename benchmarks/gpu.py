@@ -11,10 +11,10 @@
 Needs a GPU of about 80 GiB and no network; see `benchmarks.full_size` for what is full size and
 what is not. Weights are random. Per pipeline:
 
-* prices: FLOPs and seconds of a step, of a verdict by the VAE, and of a preview by a tiny decoder;
+* prices: FLOPs and seconds of a step, of a scoring by the VAE, and of a preview by a tiny decoder;
 * equal budget: what fits into the cost of best-of-N, counted in FLOPs and in seconds. Early
   estimates are decoded by the tiny decoder; the noise-aware schedule is timed with a plain reward,
-  as the adapters of a noise-aware one add next to nothing to a verdict;
+  as the adapters of a noise-aware one add next to nothing to a scoring;
 * row gate: TTSnap without rewards, which keeps all, against the plain pipeline call;
 * micro-batches: time per denoiser row and peak memory by `max_rows`;
 * attention: the native kernels against xformers, or why xformers cannot be used;
@@ -65,9 +65,9 @@ from benchmarks.gpu_subject import Extent, Subject
 from benchmarks.results import FOLDER, publish
 from benchmarks.timing import Deadline, or_out_of_memory
 from gensift.denoising.modules import denoisers_of
-from samplers.diffusion.schedule import Prices
+from samplers.diffusion.schedule import UnitCosts
 
-Section = Callable[[Subject, Extent, int, dict[str, Prices]], dict[str, Any]]
+Section = Callable[[Subject, Extent, int, dict[str, UnitCosts]], dict[str, Any]]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 QUICK = Extent(rounds=1, budget=4, candidates=8)
@@ -138,19 +138,19 @@ def measure(
         "weights": f"random; text encoders of {TEXT_LAYERS} layers",
         "arguments": subject.arguments,
     }
-    prices, found["prices"] = _prices(subject, extent, chosen)
+    unit_costs, found["prices"] = _unit_costs(subject, extent, chosen)
 
     def figures_of(name: str, section: Section | Mapping[str, Any]) -> dict[str, Any]:
         if (reason := why_not(name, subject)) is not None:
             return {"skipped": reason}
         if isinstance(section, Mapping):
             return {part: figures_of(f"{name}.{part}", own) for part, own in section.items()}
-        estimate = sections.seconds_per_round(name, subject, extent, prices)
+        estimate = sections.seconds_per_round(name, subject, extent, unit_costs)
         rounds = deadline.affordable(extent.rounds, estimate)
         _say(subject, f"{name}: {rounds} x {estimate:.1f} s, {deadline.left_s:.0f} s left")
         if rounds == 0:
             return {"skipped": f"one round takes {estimate:.0f} s, beyond the time limit"}
-        return or_out_of_memory(partial(section, subject, extent, rounds, prices))
+        return or_out_of_memory(partial(section, subject, extent, rounds, unit_costs))
 
     return found | {name: figures_of(name, SECTIONS[name]) for name in chosen}
 
@@ -164,18 +164,18 @@ def why_not(section: str, subject: Subject) -> str | None:
     return NO_SCALES if section == "next_scale" else None
 
 
-def _prices(
+def _unit_costs(
     subject: Subject, extent: Extent, chosen: Sequence[str]
-) -> tuple[dict[str, Prices], dict[str, Any]]:
+) -> tuple[dict[str, UnitCosts], dict[str, Any]]:
     """What the chosen sections need to know beforehand, and the same for JSON."""
     if subject.is_next_scale:
         token = next_scale.token_seconds(subject)
-        return {"seconds": Prices(step=token)}, {"seconds": {"token": token}}
+        return {"seconds": UnitCosts(step=token)}, {"seconds": {"token": token}}
     if subject.is_video or set(chosen) == {"caches"}:
         step = caches.step_seconds(subject, extent)
-        return {"seconds": Prices(step=step)}, {"seconds": {"step": step}}
-    prices = budget.prices(subject, extent.rounds)
-    return prices, budget.describe_prices(prices)
+        return {"seconds": UnitCosts(step=step)}, {"seconds": {"step": step}}
+    unit_costs = budget.unit_costs(subject, extent.rounds)
+    return unit_costs, budget.describe_unit_costs(unit_costs)
 
 
 def _say(subject: Subject, text: str) -> None:

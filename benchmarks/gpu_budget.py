@@ -1,4 +1,4 @@
-"""Prices of a step and a verdict, and searches at the cost of best-of-N, for `benchmarks.gpu`."""
+"""Prices of a step and a scoring, and searches at the cost of best-of-N, for `benchmarks.gpu`."""
 
 from __future__ import annotations
 
@@ -10,74 +10,74 @@ from benchmarks.timing import Timing, interleaved, ratio, seconds_by_part, summa
 from gensift.errors import ConfigError
 from gensift.pipelines.loading import load_preview_decoder
 from samplers.diffusion.attach import PipelineCall
-from samplers.diffusion.prices import measure_prices
-from samplers.diffusion.schedule import Prices, largest_search, plan_stages, search_cost
+from samplers.diffusion.schedule import UnitCosts, largest_search, plan_stages, search_cost
+from samplers.diffusion.unit_costs import measure_unit_costs
 
 
-def prices(subject: Subject, rounds: int) -> dict[str, Prices]:
-    """What a step, a verdict by the VAE and a preview cost, in FLOPs and in median seconds."""
+def unit_costs(subject: Subject, rounds: int) -> dict[str, UnitCosts]:
+    """What a step, a scoring by the VAE and a preview cost, in FLOPs and in median seconds."""
     arguments = subject.arguments | {"prompt": [PROMPT]}
     call = PipelineCall.bind(subject.pipe, type(subject.pipe).__call__, (), arguments)
     decoder = load_preview_decoder(subject.pipe, subject.preview_decoder)
-    flops = measure_prices(call, subject.reward, "flops", decoder)
-    timed: list[Prices] = []
+    flops = measure_unit_costs(call, subject.reward, "flops", decoder)
+    timed: list[UnitCosts] = []
     refused: ConfigError | None = None
     for _ in range(max(rounds, 3)):
         try:
-            timed.append(measure_prices(call, subject.reward, "seconds", decoder))
+            timed.append(measure_unit_costs(call, subject.reward, "seconds", decoder))
         except ConfigError as error:  # a hiccup made the shorter of its runs the longer one
             refused = error
     if refused is not None and not timed:
         raise refused
-    return {"flops": flops, "seconds": _median_prices(timed)}
+    return {"flops": flops, "seconds": _median_unit_costs(timed)}
 
 
-def _median_prices(timed: list[Prices]) -> Prices:
-    return Prices(
-        step=median(price.step for price in timed),
-        verdict=median(price.verdict for price in timed),
-        preview=median(price.early_verdict for price in timed),
+def _median_unit_costs(timed: list[UnitCosts]) -> UnitCosts:
+    return UnitCosts(
+        step=median(costs.step for costs in timed),
+        scoring=median(costs.scoring for costs in timed),
+        preview=median(costs.early_scoring for costs in timed),
     )
 
 
-def describe_prices(found: dict[str, Prices]) -> dict[str, Any]:
+def describe_unit_costs(found: dict[str, UnitCosts]) -> dict[str, Any]:
     """For JSON; a step is one of one candidate, guidance rows included."""
     return {
         unit: {
-            "step": price.step,
-            "verdict": price.verdict,
-            "preview": price.early_verdict,
-            "verdict_in_steps": price.verdict / price.step,
-            "preview_in_steps": price.early_verdict / price.step,
+            "step": costs.step,
+            "verdict": costs.scoring,
+            "preview": costs.early_scoring,
+            "verdict_in_steps": costs.scoring / costs.step,
+            "preview_in_steps": costs.early_scoring / costs.step,
         }
-        for unit, price in found.items()
+        for unit, costs in found.items()
     }
 
 
-def fitting(name: str, price: Prices, budget: int, steps: int) -> int:
+def fitting(name: str, costs: UnitCosts, budget: int, steps: int) -> int:
     """Candidates of the schedule `name` that cost at most what best-of-`budget` does; may be 0."""
-    allowed = search_cost(plan_stages((), steps, budget, 1), price)
+    allowed = search_cost(plan_stages((), steps, budget, 1), costs)
     # A rounding error must not take a candidate from best-of-N itself.
     allowed *= 1 + 1e-9
     checkpoints = SCHEDULES[name].resolve(steps)
-    if search_cost(plan_stages(checkpoints, steps, 1, 1), price) > allowed:
+    if search_cost(plan_stages(checkpoints, steps, 1, 1), costs) > allowed:
         return 0
-    return largest_search(checkpoints, steps, 1, price, allowed)
+    return largest_search(checkpoints, steps, 1, costs, allowed)
 
 
 def contenders(
-    found: dict[str, Prices], budget: int, steps: int
+    found: dict[str, UnitCosts], budget: int, steps: int
 ) -> dict[tuple[str, int], list[str]]:
     """(schedule, candidates) and the units of cost in which it equals best-of-`budget`."""
     chosen: dict[tuple[str, int], list[str]] = {}
     for name in SCHEDULES:
-        for unit, price in found.items():
-            chosen.setdefault((name, fitting(name, price, budget, steps)), []).append(unit)
+        for unit, costs in found.items():
+            chosen.setdefault((name, fitting(name, costs, budget, steps)), []).append(unit)
     return chosen
 
 
 def equal_budget(
-    subject: Subject, extent: Extent, rounds: int, found: dict[str, Prices]
+    subject: Subject, extent: Extent, rounds: int, found: dict[str, UnitCosts]
 ) -> dict[str, Any]:
     """Candidates considered per second, at the cost of best-of-N."""
     chosen = contenders(found, extent.budget, subject.steps)
@@ -110,17 +110,19 @@ def equal_budget(
     }
 
 
-def search_cost_of(name: str, count: int, steps: int, found: dict[str, Prices]) -> dict[str, float]:
+def search_cost_of(
+    name: str, count: int, steps: int, found: dict[str, UnitCosts]
+) -> dict[str, float]:
     """Planned cost of a search in each unit."""
     stages = plan_stages(SCHEDULES[name].resolve(steps), steps, count, 1)
-    return {unit: search_cost(stages, price) for unit, price in found.items()}
+    return {unit: search_cost(stages, costs) for unit, costs in found.items()}
 
 
 def _contender(
     subject: Subject,
     name: str,
     count: int,
-    found: dict[str, Prices],
+    found: dict[str, UnitCosts],
     timings: list[Timing],
     baseline: list[Timing],
 ) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from caches.blocks import units_of
 from caches.cache import Cache
 from caches.ertacache.cache import ERTACache
 from caches.ertacache.config import ERTACacheConfig, ResidualMode
-from samplers.diffusion.schedule import Prices
+from samplers.diffusion.schedule import UnitCosts
 
 LEAST_OF_IDEAL, MOST_OVERHEAD = 0.95, 1.01
 """What is accepted."""
@@ -90,7 +90,7 @@ def step_seconds(subject: Subject, extent: Extent) -> float:
 
 
 def speedup(
-    subject: Subject, extent: Extent, rounds: int, found: dict[str, Prices]
+    subject: Subject, extent: Extent, rounds: int, found: dict[str, UnitCosts]
 ) -> dict[str, Any]:
     """Speed-up and memory of ERTACache and BAC, against the ideal."""
     count = rows_of(subject, extent)
@@ -114,7 +114,7 @@ def speedup(
 
 
 def overhead(
-    subject: Subject, extent: Extent, rounds: int, found: dict[str, Prices]
+    subject: Subject, extent: Extent, rounds: int, found: dict[str, UnitCosts]
 ) -> dict[str, Any]:
     """Seconds in the denoiser with a cache that skips nothing, over those without one."""
     count = rows_of(subject, extent)
@@ -130,7 +130,7 @@ def overhead(
 
 
 def others(
-    subject: Subject, extent: Extent, rounds: int, found: dict[str, Prices]
+    subject: Subject, extent: Extent, rounds: int, found: dict[str, UnitCosts]
 ) -> dict[str, Any]:
     """Speed-up and memory of the caches of diffusers and cache-dit."""
     count, steps = rows_of(subject, extent), subject.steps

@@ -27,9 +27,9 @@ from samplers.autoregressive.embeddings import OpenClipEmbedding
 from samplers.autoregressive.search import NextScaleSearch
 from samplers.autoregressive.tts_var import TTSVAR
 from samplers.autoregressive.var_best_of_n import VARBestOfN
-from samplers.diffusion.schedule import Prices
+from samplers.diffusion.schedule import UnitCosts
 
-Part = Callable[[Subject, Extent, int, dict[str, Prices]], dict[str, Any]]
+Part = Callable[[Subject, Extent, int, dict[str, UnitCosts]], dict[str, Any]]
 
 SIZES = ("0.06M", "0.25M", "1M")
 """Millions of pixels; 256, 512 and 1024 to a side at 16 pixels a token."""
@@ -56,21 +56,21 @@ def token_seconds(subject: Subject) -> float:
     return seconds / _tokens_of_one(subject, PRICED_SIZE)
 
 
-def seconds_per_round(part: str, subject: Subject, found: dict[str, Prices]) -> float:
+def seconds_per_round(part: str, subject: Subject, found: dict[str, UnitCosts]) -> float:
     """About how long one round of `next_scale.SIZE.PART` takes."""
     size, _, name = part.removeprefix("next_scale.").rpartition(".")
     return ROUND_COSTS[name] * _tokens_of_one(subject, size) * found["seconds"].step
 
 
 def one_picture(
-    size: str, subject: Subject, extent: Extent, rounds: int, found: dict[str, Prices]
+    size: str, subject: Subject, extent: Extent, rounds: int, found: dict[str, UnitCosts]
 ) -> dict[str, Any]:
     """The pipeline alone, and the engine over it."""
     return engine_over_plain(subject.pipe, 1, rounds, subject.device, arguments_of(subject, size))
 
 
 def attention(
-    size: str, subject: Subject, extent: Extent, rounds: int, found: dict[str, Prices]
+    size: str, subject: Subject, extent: Extent, rounds: int, found: dict[str, UnitCosts]
 ) -> dict[str, Any]:
     """Seconds per picture by the attention kernels; latents, no decode."""
     arguments = arguments_of(subject, size) | {"output_type": "latent"}
@@ -87,7 +87,7 @@ def tts_var(
     subject: Subject,
     extent: Extent,
     rounds: int,
-    found: dict[str, Prices],
+    found: dict[str, UnitCosts],
 ) -> dict[str, Any]:
     """TTS-VAR with `count` finished candidates."""
     sampler, arguments = _tts_var(subject, count), arguments_of(subject, size)

@@ -19,13 +19,13 @@ from benchmarks.timing import interleaved, ratio, summary
 from gensift.errors import DeviceError
 from gensift.randomness import candidate_seeds
 from samplers.diffusion.preview import Previewer
-from samplers.diffusion.schedule import Prices
+from samplers.diffusion.schedule import UnitCosts
 
 ATTENTION_CANDIDATES = 4
 
 
 def seconds_per_round(
-    part: str, subject: Subject, extent: Extent, found: dict[str, Prices]
+    part: str, subject: Subject, extent: Extent, found: dict[str, UnitCosts]
 ) -> float:
     """About how long one round of a section takes, with its share of the warm-up."""
     if part.startswith("next_scale."):
@@ -48,7 +48,7 @@ def seconds_per_round(
 
 
 def row_gate(
-    subject: Subject, extent: Extent, rounds: int, found: dict[str, Prices]
+    subject: Subject, extent: Extent, rounds: int, found: dict[str, UnitCosts]
 ) -> dict[str, Any]:
     """Wall time of a search that keeps all over that of the plain call; latents, no decode."""
     seeds = candidate_seeds(0, 0, extent.candidates)
@@ -77,7 +77,7 @@ def _row_limits(subject: Subject, extent: Extent) -> list[int]:
 
 
 def micro_batches(
-    subject: Subject, extent: Extent, rounds: int, found: dict[str, Prices]
+    subject: Subject, extent: Extent, rounds: int, found: dict[str, UnitCosts]
 ) -> dict[str, Any]:
     """Seconds per denoiser row and peak memory by `max_rows`."""
     limits = _row_limits(subject, extent)
@@ -119,7 +119,7 @@ def _limited(subject: Subject, candidates: int, max_rows: int) -> float | str:
 
 
 def attention(
-    subject: Subject, extent: Extent, rounds: int, found: dict[str, Prices]
+    subject: Subject, extent: Extent, rounds: int, found: dict[str, UnitCosts]
 ) -> dict[str, Any]:
     """Seconds of the denoiser per candidate step, native against xformers."""
     return compared_backends(subject, rounds, "seconds_per_step", lambda: _step_seconds(subject))
@@ -134,7 +134,7 @@ def _step_seconds(subject: Subject) -> float:
 
 
 def survivors(
-    subject: Subject, extent: Extent, rounds: int, found: dict[str, Prices]
+    subject: Subject, extent: Extent, rounds: int, found: dict[str, UnitCosts]
 ) -> dict[str, Any]:
     """How far the winner of a search is from its seed drawn alone, beside what batching does."""
     search = subject.search("ttsnap, clean schedule", extent.candidates)

@@ -20,19 +20,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import gensift
+from apps.training.evaluation.answers import (
+    mean_interval,
+    num_distinct,
+    paired_interval,
+    pass_at_k,
+)
+from apps.training.evaluation.countdown_llada import Answers, num_true_solutions
 from benchmarks.results import FOLDER, publish
 from benchmarks.text_arms import SAMPLES, Arm, answers_of
 from benchmarks.text_overhead import overhead
 from gensift.pipelines.loading import Dtype
 from gensift.zoo.countdown.problems import Problem
 from gensift.zoo.countdown.split import test_problems, validation_problems
-from gensift.zoo.evaluation.answers import (
-    mean_interval,
-    num_distinct,
-    paired_interval,
-    pass_at_k,
-)
-from gensift.zoo.evaluation.countdown_llada import Answers, num_true_solutions
 
 KS = (1, 4, 8, 16)
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from apps.training.evaluation.countdown_llada import Answers, check
 from gensift.files import write_atomically
 from gensift.randomness import candidate_seeds
 from gensift.zoo.countdown.problems import Problem
-from gensift.zoo.evaluation.countdown_llada import Answers, check
 from samplers.text.odd import ODD
 
 SAMPLES = 16

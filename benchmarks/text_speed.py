@@ -147,14 +147,14 @@ def equal_speed(rows: Sequence[Mapping[str, Any]], *, is_fast: bool) -> dict[str
     """The elastic cache against the dual one: the best agreement of those at least as fast."""
     suffix = FAST if is_fast else ""
     dual = next(row for row in rows if row["name"] == f"dual{suffix}")
-    rivals = [
+    incumbents = [
         row
         for row in rows
         if row["name"].startswith("elastic")
         and row["name"].endswith(FAST) == is_fast
         and row["response_tokens_per_second"] >= EQUAL * dual["response_tokens_per_second"]
     ]
-    best = max(rivals, key=lambda row: row["agreement"], default=None)
+    best = max(incumbents, key=lambda row: row["agreement"], default=None)
     return {
         "dual": dual,
         "best_elastic_at_least_as_fast": best,

@@ -27,21 +27,29 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import gensift
-from benchmarks.contenders import Contender, Record, figures, gain, largest_count, prices, run_once
-from benchmarks.results import FOLDER, publish
-from benchmarks.ttsnap_offline import BUDGETS, STEPS, allowed, offline
-from benchmarks.ttsnap_tuner import advice, advised, promised_and_kept, replayed, tuned_splits
-from gensift.zoo.shapes.geneval import benchmark
-from rewards.noise_aware.recording import Recording
-from samplers.diffusion.schedule import Prices, PruningSchedule
-from samplers.diffusion.ttsnap import CLEAN_SCHEDULE, NOISE_AWARE_SCHEDULE
-from samplers.recipes.noise_aware_evaluation import (
+from apps.training.zoo.noise_aware_evaluation import (
     EARLY,
     RECORDING,
     early_mean,
     record_held_out_prompts,
     tau_per_step,
 )
+from benchmarks.contenders import (
+    Contender,
+    Record,
+    figures,
+    gain,
+    largest_count,
+    run_once,
+    unit_costs,
+)
+from benchmarks.results import FOLDER, publish
+from benchmarks.ttsnap_offline import BUDGETS, STEPS, allowed, offline
+from benchmarks.ttsnap_tuner import advice, advised, promised_and_kept, replayed, tuned_splits
+from gensift.zoo.shapes.geneval import benchmark
+from rewards.noise_aware.recording import Recording
+from samplers.diffusion.schedule import PruningSchedule, UnitCosts
+from samplers.diffusion.ttsnap import CLEAN_SCHEDULE, NOISE_AWARE_SCHEDULE
 from samplers.tuning.pool import best_of_n_curve, equivalent_count
 from samplers.tuning.recordings import Floats, ScoreTensors
 from samplers.tuning.scored_recording import scored
@@ -83,18 +91,18 @@ def tuner(
     rewards: Mapping[str, Any],
     recording: Recording,
     scores: Mapping[str, ScoreTensors],
-    price: Prices,
+    costs: UnitCosts,
 ) -> dict[str, Any]:
     """What the tuner promises, with and without noise-awareness, and what comes of it."""
     found: dict[str, Any] = {}
     for key, name in _KEYS.items():
-        splits = tuned_splits(scores[name], price)
+        splits = tuned_splits(scores[name], costs)
         found[key] = {
             "splits": splits,
             "promised_and_kept": promised_and_kept(splits),
             "replayed": [
                 replayed(pipe, rewards[name], recording, scores[name], recommendation)
-                for recommendation in advice(scores[name], price)
+                for recommendation in advice(scores[name], costs)
                 if recommendation.prunes
             ],
         }
@@ -104,7 +112,7 @@ def tuner(
 def with_steps(
     scores: Mapping[str, ScoreTensors],
     schedules: Mapping[str, PruningSchedule],
-    price: Mapping[str, Prices],
+    costs: Mapping[str, UnitCosts],
     pool: Floats,
 ) -> dict[str, Any]:
     """Fixed schedules and tuned ones on a pool drawn with some number of steps.
@@ -120,7 +128,7 @@ def with_steps(
         unit: {"best-of-n": offline(scores["plain"], (), own, pool)}
         | {n: offline(scores[n], s.resolve(steps), own, pool) for n, s in schedules.items()}
         | {f"{n}, tuned": advised(scores[n], own, pool.mean(0)) for n in schedules}
-        for unit, own in price.items()
+        for unit, own in costs.items()
     }
 
 
@@ -133,7 +141,7 @@ def equivalents(played: Mapping[str, Any]) -> dict[str, dict[str, float | None]]
 
 
 def online(
-    pipe: Any, rewards: Mapping[str, Any], price: Prices, curve: Floats, arguments: Any
+    pipe: Any, rewards: Mapping[str, Any], costs: UnitCosts, curve: Floats, arguments: Any
 ) -> list[dict[str, Any]]:
     """Every contender at every budget, with the same prompts."""
     meanings = benchmark(arguments.prompts_per_category)
@@ -141,8 +149,8 @@ def online(
     chosen = [c for c in CONTENDERS if not arguments.only or c.name in arguments.only]
     for budget in BUDGETS:
         records: dict[str, Record] = {}
-        most = allowed(budget, price)
-        counts = {c.name: largest_count(c, pipe, rewards, price, most) for c in chosen}
+        most = allowed(budget, costs)
+        counts = {c.name: largest_count(c, pipe, rewards, costs, most) for c in chosen}
         fitting = [contender for contender in chosen if counts[contender.name]]
         for contender in fitting:
             records[contender.name] = run_once(
@@ -230,13 +238,13 @@ def main() -> None:
     tau = {name: tau_per_step(tensors) for name, tensors in scores.items()}
     plot_ranking(tau, recording.sigmas)
     tiny = gensift.TTSnap(rewards["plain"]).preview_decoder(pipe)
-    price = {unit: prices(pipe, rewards["plain"], unit, tiny, repeats=3) for unit in UNITS}
+    costs = {unit: unit_costs(pipe, rewards["plain"], unit, tiny, repeats=3) for unit in UNITS}
     schedules = {"plain": CLEAN_SCHEDULE, "noise-aware": NOISE_AWARE_SCHEDULE}
     pool = best_of_n_curve(scores["plain"].values())
-    played = with_steps(scores, schedules, price, pool)
-    played_with_fewer = with_steps(few_scores, dict.fromkeys(schedules, HALF_AT_HALF), price, pool)
+    played = with_steps(scores, schedules, costs, pool)
+    played_with_fewer = with_steps(few_scores, dict.fromkeys(schedules, HALF_AT_HALF), costs, pool)
     curve = pool.mean(0)
-    rows = online(pipe, rewards, price["flops"], curve, arguments)
+    rows = online(pipe, rewards, costs["flops"], curve, arguments)
     plot_online(rows)
     publish(
         "ttsnap",
@@ -249,8 +257,8 @@ def main() -> None:
             f"best_of_n_equivalent_{FEWER_STEPS}_steps": equivalents(played_with_fewer),
             "offline": played,
             f"offline_{FEWER_STEPS}_steps": played_with_fewer,
-            "tuner": tuner(pipe, rewards, recording, scores, price["flops"]),
-            "prices": {unit: vars(found) for unit, found in price.items()},
+            "tuner": tuner(pipe, rewards, recording, scores, costs["flops"]),
+            "prices": {unit: vars(found) for unit, found in costs.items()},
             "best_of_n_reward": curve.tolist(),
             "online_prompts": len(benchmark(arguments.prompts_per_category)),
             "online_seeds": arguments.seeds,

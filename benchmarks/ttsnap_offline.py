@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from samplers.diffusion.schedule import Checkpoint, Prices, largest_search
+from samplers.diffusion.schedule import Checkpoint, UnitCosts, largest_search
 from samplers.tuning.pool import equivalent_count
 from samplers.tuning.recordings import Floats, ScoreTensors
 from samplers.tuning.simulation import Draws
@@ -16,15 +16,15 @@ BUDGETS = (4, 10, 20)
 STEPS = 20
 
 
-def allowed(budget: int, price: Prices) -> float:
+def allowed(budget: int, costs: UnitCosts) -> float:
     """What best-of-`budget` costs with all of its steps; a little more, against rounding."""
-    return budget * (STEPS * price.step + price.verdict) * (1 + 1e-9)
+    return budget * (STEPS * costs.step + costs.scoring) * (1 + 1e-9)
 
 
 def offline(
     scores: ScoreTensors,
     checkpoints: Sequence[Checkpoint],
-    price: Prices,
+    costs: UnitCosts,
     curve: Floats,
     draws: int = 200,
 ) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def offline(
     """
     rows = []
     for budget in BUDGETS:
-        count = largest_search(checkpoints, scores.num_steps, 1, price, allowed(budget, price))
+        count = largest_search(checkpoints, scores.num_steps, 1, costs, allowed(budget, costs))
         row: dict[str, Any] = {"budget": budget, "num_candidates": count}
         if count > scores.num_images:
             rows.append(row | {"equivalent": None, "why": "more candidates than the pool holds"})

@@ -14,7 +14,7 @@ from benchmarks.results import interval
 from benchmarks.ttsnap_offline import BUDGETS, allowed
 from gensift.randomness import candidate_seeds
 from rewards.noise_aware.recording import Recording
-from samplers.diffusion.schedule import Prices
+from samplers.diffusion.schedule import UnitCosts
 from samplers.diffusion.ttsnap import TTSnap
 from samplers.tuning.pool import best_of_n_curve, equivalent_count
 from samplers.tuning.recordings import Floats, ScoreTensors
@@ -27,13 +27,13 @@ DRAWS = 200
 
 
 @cache
-def advice(scores: ScoreTensors, price: Prices) -> tuple[Recommendation, ...]:
+def advice(scores: ScoreTensors, costs: UnitCosts) -> tuple[Recommendation, ...]:
     """What is recommended at each budget; several parts of the benchmark ask."""
-    configs = [TuneConfig(budget=allowed(budget, price)) for budget in BUDGETS]
-    return tuple(tune(scores, price, config) for config in configs)
+    configs = [TuneConfig(budget=allowed(budget, costs)) for budget in BUDGETS]
+    return tuple(tune(scores, costs, config) for config in configs)
 
 
-def advised(scores: ScoreTensors, price: Prices, curve: Floats) -> list[dict[str, Any]]:
+def advised(scores: ScoreTensors, costs: UnitCosts, curve: Floats) -> list[dict[str, Any]]:
     """What is recommended at each budget, and its worth on prompts kept out of the choice.
 
     Args:
@@ -42,7 +42,7 @@ def advised(scores: ScoreTensors, price: Prices, curve: Floats) -> list[dict[str
         curve: mean best-of-n with all steps, `(n,)`.
     """
     rows = []
-    for budget, found in zip(BUDGETS, advice(scores, price), strict=True):
+    for budget, found in zip(BUDGETS, advice(scores, costs), strict=True):
         reward = found.best_of_n_reward
         row: dict[str, Any] = {"budget": budget, "best_of_n": found.best_of_n}
         if found.prunes and found.gain is not None:
@@ -53,7 +53,7 @@ def advised(scores: ScoreTensors, price: Prices, curve: Floats) -> list[dict[str
     return rows
 
 
-def tuned_splits(scores: ScoreTensors, price: Prices) -> list[dict[str, Any]]:
+def tuned_splits(scores: ScoreTensors, costs: UnitCosts) -> list[dict[str, Any]]:
     """Tune on random halves of the prompts and judge the recommendation on the other halves."""
     rows = []
     for split in range(SPLITS):
@@ -61,7 +61,7 @@ def tuned_splits(scores: ScoreTensors, price: Prices) -> list[dict[str, Any]]:
         half = scores.num_prompts // 2
         ours, others = (of_prompts(scores, part) for part in (order[:half], order[half:]))
         for budget in BUDGETS:
-            found = tune(ours, price, TuneConfig(budget=allowed(budget, price), seed=split))
+            found = tune(ours, costs, TuneConfig(budget=allowed(budget, costs), seed=split))
             row = {"split": split, "best_of_n": found.best_of_n, "prunes": found.prunes}
             if found.prunes:
                 row |= recommended(found) | {"held_out_gain": simulated_gain(others, found)}

@@ -18,8 +18,8 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from apps.app.options import AppOptions
-from apps.app.serving import build_page, launch, make_studio
+from apps.web.options import AppOptions
+from apps.web.serving import build_page, launch, make_context
 
 PICTURES = Path(__file__).parent / "pictures"
 PATIENCE_MS = 600_000
@@ -52,7 +52,7 @@ def main() -> None:
 def _served() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         options = AppOptions(port=0, output=folder)
-        app = build_page(make_studio(options))
+        app = build_page(make_context(options))
         _, url, _ = launch(app, options)
         yield url
         app.close(verbose=False)

@@ -21,14 +21,14 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from apps.app.options import PANELS as APP_PANELS
-from apps.app.options import AppOptions
-from apps.calibrate import PANELS as CALIBRATE_PANELS
-from apps.calibrate import CalibrateOptions
-from apps.command_line import flag
-from apps.options import NAMES, PANELS, GenerateOptions
+from apps.commands.calibrate import PANELS as CALIBRATE_PANELS
+from apps.commands.calibrate import CalibrateOptions
+from apps.commands.command_line import flag
+from apps.jobs.options import NAMES, PANELS, GenerateOptions
+from apps.training.bfm.options import BFMTraining
+from apps.web.options import PANELS as APP_PANELS
+from apps.web.options import AppOptions
 from gensift.config import describe
-from gensift.pipelines.bfm.training.options import BFMTraining
 from samplers.registry import SAMPLERS
 
 DOCS = Path(__file__).parent

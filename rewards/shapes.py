@@ -50,11 +50,11 @@ class ShapesVerifierReward:
         is_valid = pictures.isfinite().flatten(1).all(1)
         pixels = (pictures.nan_to_num().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
         meanings = [parse(prompt) for prompt in prompts]
-        verdicts = [
+        num_scored = [
             verdict(detect(picture.numpy()), meaning)
             for picture, meaning in zip(pixels, meanings, strict=True)
         ]
-        return torch.where(is_valid, torch.tensor(verdicts, dtype=torch.float32), torch.nan)
+        return torch.where(is_valid, torch.tensor(num_scored, dtype=torch.float32), torch.nan)
 
 
 def shapes_verifier(*, device: str = "cpu") -> ShapesVerifierReward:

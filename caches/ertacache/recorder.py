@@ -70,10 +70,10 @@ class ReuseStatistics:
     def speedup(self, mode: ResidualMode, num_updates: int) -> float:
         """How much faster the denoiser is with `num_updates` computed steps."""
         # Only the body mode runs something when it reuses: what lies around the blocks.
-        price = 0.0
+        costs = 0.0
         if mode == "body":
-            price = float(np.median(self.skip_seconds) / np.median(self.full_seconds))
-        return self.num_steps / (num_updates + price * (self.num_steps - num_updates))
+            costs = float(np.median(self.skip_seconds) / np.median(self.full_seconds))
+        return self.num_steps / (num_updates + costs * (self.num_steps - num_updates))
 
     def cost(self, mode: ResidualMode) -> Array:
         """Mean relative L1 error `(steps, steps)` of reusing step a (row) at step t (column).

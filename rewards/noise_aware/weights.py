@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from gensift.errors import ConfigError
-from rewards.noise_aware.options import Storage
+
+Storage = Literal["sigma-adapter", "lora", "full"]
 
 Shapes = Mapping[str, torch.Size]
 _MAX_LOG_SNR = 8.0

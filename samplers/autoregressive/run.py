@@ -16,8 +16,8 @@ from gensift.randomness import make_generators
 from gensift.trace import PromptTrace, Stage, Trace
 from samplers.autoregressive.decoding import StateDecoder, distinct_rows
 from samplers.autoregressive.population import Population
-from samplers.judge import Judge, Verdict, decode_what_fits, thumbnail
 from samplers.output import Progress, PromptResult, SamplerOutput
+from samplers.scoring import Scorer, Scores, decode_what_fits, thumbnail
 
 if TYPE_CHECKING:
     from samplers.autoregressive.search import NextScaleSearch, SearchPlan
@@ -64,7 +64,7 @@ class SearchRun:
         self.populations = populations
         self.stopwatch = Stopwatch()
         self.state: NextScaleState
-        self._judge = Judge(search.reward, keep_previews=search.keep_previews)
+        self._scorer = Scorer(search.reward, keep_previews=search.keep_previews)
         self._progress = progress or (lambda event, done, total: None)
         self._done = dict.fromkeys(("decode", "reward"), 0)
         self._total = {
@@ -135,7 +135,7 @@ class SearchRun:
         is_shown = self.scale in self.schedule.cluster_scales
         decoder = decoder or StateDecoder(self.model, self.reduced_scale, is_shown)
         first, like = distinct_rows(self.state.latents, self.state.prompt_of_row)
-        verdict = self._judge.score(
+        found = self._scorer.score(
             decoder,
             self.state.latents[first],
             [self.populations[self.state.prompt_of_row[row]].prompt for row in first],
@@ -146,13 +146,13 @@ class SearchRun:
             decoder.pictures = [decoder.pictures[at] for at in like]
         if is_shown:
             self._shown = self.scale, torch.stack(decoder.pictures)
-        return [self._of_prompt(index, verdict, like) for index in range(len(self.populations))]
+        return [self._of_prompt(index, found, like) for index in range(len(self.populations))]
 
-    def _of_prompt(self, index: int, verdict: Verdict, like: Sequence[int]) -> Scored:
+    def _of_prompt(self, index: int, found: Scores, like: Sequence[int]) -> Scored:
         at = like[self.rows_of(index)]
-        scores = {name: values[at] for name, values in verdict.scores.items()}
-        shown = [verdict.thumbnails[row] for row in at] if verdict.thumbnails else []
-        return Scored(scores, self._judge.combine(scores), dict(enumerate(shown)))
+        scores = {name: values[at] for name, values in found.by_reward.items()}
+        shown = [found.thumbnails[row] for row in at] if found.thumbnails else []
+        return Scored(scores, self._scorer.combine(scores), dict(enumerate(shown)))
 
     def thumbnails(self, pictures: Tensor) -> dict[int, Any]:
         """Small pictures by position, where the trace is to hold them."""
@@ -165,13 +165,13 @@ class SearchRun:
         starts = [self.rows_of(index).start for index in range(len(self.populations))]
         rows: list[int] = []
         fresh: list[int | None] = []
-        for start, population, positions, verdict in zip(
+        for start, population, positions, found in zip(
             starts, self.populations, chosen, scored, strict=True
         ):
             before = population.places
             parents, seeds = population.choose(positions, self.scale)
             moved = dict(zip(population.places, (before[at] for at in parents), strict=True))
-            self._record(population, before, moved, verdict)
+            self._record(population, before, moved, found)
             rows += [start + parent for parent in parents]
             fresh += seeds
         with self.stopwatch.part("gather"):
@@ -184,7 +184,7 @@ class SearchRun:
         population: Population,
         before: Sequence[int],
         moved: Mapping[int, int],
-        verdict: Scored,
+        found: Scored,
     ) -> None:
         """Note a stage: `moved` says by place whose state goes on there."""
         schedule = self.state.schedule
@@ -194,12 +194,12 @@ class SearchRun:
                 num_inference_steps=len(schedule),
                 grid=schedule.scales[self.scale],
                 alive=tuple(before),
-                scores={name: tuple(values.tolist()) for name, values in verdict.scores.items()},
-                combined=tuple(verdict.combined.tolist()),
+                scores={name: tuple(values.tolist()) for name, values in found.scores.items()},
+                combined=tuple(found.combined.tolist()),
                 kept=tuple(sorted(set(moved.values()))),
                 parents=tuple(moved.get(place) for place in before),
                 is_final=self.state.is_finished,
-                previews={before[at]: picture for at, picture in verdict.previews.items()},
+                previews={before[at]: picture for at, picture in found.previews.items()},
             )
         )
         if self.search.on_stage is not None:
@@ -221,9 +221,9 @@ class SearchRun:
             scored = self.score(decoder)
             pictures = torch.stack(decoder.pictures)
         results = []
-        for index, (population, verdict) in enumerate(zip(self.populations, scored, strict=True)):
+        for index, (population, found) in enumerate(zip(self.populations, scored, strict=True)):
             images = convert_pictures(pictures[self.rows_of(index)], output_type)
-            results.append(self._result(population, verdict, images))
+            results.append(self._result(population, found, images))
         return tuple(results)
 
     def _decode_all(self, decoder: StateDecoder) -> Tensor:
@@ -243,9 +243,9 @@ class SearchRun:
         finished = sum(population.size_at(1) for population in self.populations)
         return self.search.config.max_rows or finished
 
-    def _result(self, population: Population, verdict: Scored, images: Any) -> PromptResult:
+    def _result(self, population: Population, found: Scored, images: Any) -> PromptResult:
         places = population.places
-        rewards = verdict.combined.tolist()
+        rewards = found.combined.tolist()
         if not rewards:
             return PromptResult(
                 prompt=population.prompt,
@@ -257,14 +257,14 @@ class SearchRun:
         ranking = sorted(range(len(places)), key=lambda at: (-rewards[at], at))
         best = ranking[: self.search.config.num_outputs]
         kept = {places[at]: places[at] for at in best}
-        self._record(population, places, kept, verdict)
+        self._record(population, places, kept, found)
         is_first_left = places[0] == 0 and 0 in population.originals
         return PromptResult(
             prompt=population.prompt,
             samples=[images[at] for at in best],
             rewards=tuple(rewards[at] for at in best),
             all_rewards=tuple(
-                {name: float(values[at]) for name, values in verdict.scores.items()} for at in best
+                {name: float(values[at]) for name, values in found.scores.items()} for at in best
             ),
             seeds=tuple(population.seeds[places[at]] for at in best),
             first_reward=rewards[0] if is_first_left else None,
@@ -272,13 +272,13 @@ class SearchRun:
         )
 
     def _cost(self) -> Cost:
-        judge = self._judge
+        scorer = self._scorer
         return Cost(
             tokens=self.state.tokens,
-            decodes=judge.decodes + self._decodes["decodes"],
-            preview_decodes=judge.preview_decodes + self._decodes["preview_decodes"],
-            reward_calls=judge.reward_calls,
-            seconds=_added(self.stopwatch.seconds, judge.stopwatch.seconds),
+            decodes=scorer.decodes + self._decodes["decodes"],
+            preview_decodes=scorer.preview_decodes + self._decodes["preview_decodes"],
+            reward_calls=scorer.reward_calls,
+            seconds=_added(self.stopwatch.seconds, scorer.stopwatch.seconds),
             peak_memory_mib=peak_memory_mib(self.state.latents.device),
         )
 

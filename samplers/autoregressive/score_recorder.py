@@ -17,7 +17,7 @@ from samplers.autoregressive.run import SearchRun
 from samplers.autoregressive.schedule import SearchSchedule
 from samplers.autoregressive.search import NextScaleSearch
 from samplers.autoregressive.selectors import Selector
-from samplers.judge import RewardSpec
+from samplers.scoring import RewardSpec
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Notes:
     """A selector that judges the candidates and lets everyone go on.
 
     Attributes:
-        verdicts: per scale and prompt one score for each candidate, `(candidates,)`.
+        scores: per scale and prompt one score for each candidate, `(candidates,)`.
     """
 
-    verdicts: list[list[Tensor]] = field(default_factory=list)
+    scores: list[list[Tensor]] = field(default_factory=list)
 
     def select(self, run: SearchRun) -> None:
         """Judge the candidates of all prompts."""
-        self.verdicts.append([scored.combined for scored in run.score()])
+        self.scores.append([scored.combined for scored in run.score()])
 
 
 class ScoreRecorder(NextScaleSearch):
@@ -107,7 +107,7 @@ def record_scores(
             seeds=[candidate_seeds(seed, index, num_candidates)],
             **pipeline_kwargs,
         )
-        scales = [verdicts[0] for verdicts in recorder.notes.verdicts]
+        scales = [scores[0] for scores in recorder.notes.scores]
         final = torch.tensor(output.trace.prompts[0].stages[-1].combined)
         table.append(torch.stack([*scales, final], dim=1).double().numpy())
         on_prompt(1)

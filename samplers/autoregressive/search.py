@@ -20,8 +20,8 @@ from samplers.autoregressive.protocol import NextScaleModel
 from samplers.autoregressive.run import SearchRun
 from samplers.autoregressive.schedule import SearchSchedule
 from samplers.autoregressive.selectors import Selector
-from samplers.judge import RewardSpec, check_reward, reward_parts
 from samplers.output import OnStage, PlannedStage, Progress, SamplerOutput
+from samplers.scoring import RewardSpec, check_reward, reward_parts
 
 DEFAULT_CANDIDATES = 4
 
@@ -60,7 +60,7 @@ class SearchPlan:
         num_scales: of the model.
         peak_rows: most transformer rows in one forward pass, guidance included.
         schedule: widths and selections.
-        stages: choices, per prompt; the last one is the final verdict.
+        stages: choices, per prompt; the last one is the final scoring.
         cost: planned work over all prompts. Candidates that come out alike are judged once, so a
             run may decode and judge fewer.
     """

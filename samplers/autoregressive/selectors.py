@@ -87,8 +87,8 @@ class RewardSelector:
     def select(self, run: SearchRun) -> None:
         """Judge the candidates of each prompt, and choose among them."""
         scored = run.score()
-        for population, verdict in zip(run.populations, scored, strict=True):
-            population.history.append(self.energies(verdict))
+        for population, scoring in zip(run.populations, scored, strict=True):
+            population.history.append(self.energies(scoring))
         if self.width is None:
             return
         chosen = []
@@ -104,14 +104,14 @@ class RewardSelector:
             )
         run.keep(chosen, scored)
 
-    def energies(self, verdict: Scored) -> Tensor:
+    def energies(self, scoring: Scored) -> Tensor:
         """Rewards times strength, float64 `(candidates,)`."""
         if self.strengths:
             parts = [
-                strength * verdict.scores[name].double()
+                strength * scoring.scores[name].double()
                 for name, strength in self.strengths.items()
             ]
             total = torch.stack(parts).sum(0)
             return torch.where(torch.isfinite(total), total, -torch.inf)
-        values = standardized(verdict.combined) if self.standardize else verdict.combined.double()
+        values = standardized(scoring.combined) if self.standardize else scoring.combined.double()
         return self.strength * values

@@ -20,7 +20,7 @@ from samplers.autoregressive.run import SearchRun
 from samplers.autoregressive.schedule import SearchSchedule, default_selections
 from samplers.autoregressive.search import NextScaleSearch, NextScaleSearchConfig
 from samplers.autoregressive.selectors import RewardSelector, Selector
-from samplers.judge import reward_parts
+from samplers.scoring import reward_parts
 
 PUBLISHED_STRENGTHS = {"imagereward": 10.0}
 """What the paper multiplies rewards by; ImageReward's spread is about 1."""

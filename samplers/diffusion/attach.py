@@ -20,22 +20,22 @@ from gensift.cost import Cost
 from gensift.denoising.observer import observe_scheduler
 from gensift.errors import ConfigError, GensiftError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds, make_generators
-from samplers.diffusion.attachment import gate_denoisers
 from samplers.diffusion.cached import cache_hits, follow_copies
 from samplers.diffusion.callback import num_steps_of
 from samplers.diffusion.exchange import Exchange, own_candidates
+from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows, RowGate
 from samplers.diffusion.schedule import Checkpoint
 from samplers.diffusion.sift import NothingLeft, Sift
 from samplers.diffusion.stochastic import refuse_shared_noise
-from samplers.judge import Judge
 from samplers.output import PlannedStage, Progress, SamplerOutput
+from samplers.scoring import Scorer
 
 if TYPE_CHECKING:
     from samplers.diffusion.search import DiffusionSearch
 
-# Pictures decoded at a time for a verdict: four of 1024 x 1024 pixels, many small ones.
+# Pictures decoded at a time for a scoring: four of 1024 x 1024 pixels, many small ones.
 _DECODE_PIXELS = 2**22
 COUNT_ARGUMENTS = ("num_images_per_prompt", "num_videos_per_prompt")
 
@@ -106,7 +106,12 @@ def attach(
         @functools.wraps(plain_class.__call__)
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             call = PipelineCall.bind(
-                self, plain_class.__call__, args, kwargs, prompts, uneven=sampler.uneven_arguments
+                self,
+                plain_class.__call__,
+                args,
+                kwargs,
+                prompts,
+                nonuniform=sampler.nonuniform_arguments,
             )
             call = replace(call, arguments=call.arguments | sampler.config.call_arguments())
             call = call.with_candidates(sampler, seed, seeds)
@@ -142,7 +147,7 @@ class PipelineCall:
         kwargs: dict[str, Any],
         judged_prompts: Sequence[str] | None = None,
         *,
-        uneven: Collection[str] = (),
+        nonuniform: Collection[str] = (),
     ) -> PipelineCall:
         """Read the arguments of a call; `judged_prompts` stand in for a prompt given as embeddings.
 
@@ -171,7 +176,7 @@ class PipelineCall:
                 f"{type(pipe).__name__} was called without `prompt`; rewards judge against the "
                 "prompt, so give it as text, or as `attach(..., prompts=[...])` with embeddings."
             )
-        _refuse_uneven_loop(pipe, arguments, uneven)
+        _refuse_nonuniform_loop(pipe, arguments, nonuniform)
         for name in ("negative_prompt", "negative_prompt_2", "negative_prompt_3"):
             # Some pipelines read a single text as one row, however many prompts there are.
             if isinstance(prompt, list) and isinstance(arguments.get(name), str):
@@ -304,7 +309,7 @@ def _name_of_rest(function: Callable[..., Any]) -> str:
 
 
 # Arguments that shorten the loop or change its rows along the way, and their neutral values.
-_UNEVEN = {
+_NONUNIFORM = {
     "strength": (None, 1.0),
     "denoising_start": (None,),
     "denoising_end": (None, 1.0),
@@ -315,9 +320,9 @@ _UNEVEN = {
 }
 
 
-def _refuse_uneven_loop(pipe: Any, arguments: dict[str, Any], taken: Collection[str]) -> None:
+def _refuse_nonuniform_loop(pipe: Any, arguments: dict[str, Any], taken: Collection[str]) -> None:
     """Checkpoints and costs are planned for whole loops whose steps are alike."""
-    for name, neutral in _UNEVEN.items():
+    for name, neutral in _NONUNIFORM.items():
         if name not in taken and arguments.get(name) not in neutral:
             raise UnsupportedPipelineError(
                 f"{type(pipe).__name__} was called with {name}={arguments[name]}, by which steps "
@@ -338,13 +343,13 @@ def search_in_one_call(
     sampler: DiffusionSearch,
     call: PipelineCall,
     progress: Progress | None,
-    rivals: Sequence[Mapping[str, torch.Tensor]] = (),
+    incumbents: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> tuple[Any, SamplerOutput]:
     """Run one pipeline call under the row gate and the scheduler observer; see `Sift.rivals`."""
     plan = sampler.plan_call(call, len(call.seeds[0]))
     checkpoints = sampler.checkpoints(plan.num_steps)
     sift = make_sift(
-        sampler.make_sift, sampler, call, plan.stages, checkpoints, progress, rivals=rivals
+        sampler.make_sift, sampler, call, plan.stages, checkpoints, progress, incumbents=incumbents
     )
     return run_sift(sampler, call, sift)
 
@@ -372,7 +377,7 @@ def make_sift(
         seeds=call.seeds,
         checkpoints=checkpoints,
         num_outputs=stages[-1].kept,
-        judge=Judge(sampler.reward, keep_previews=sampler.keep_previews),
+        scorer=Scorer(sampler.reward, keep_previews=sampler.keep_previews),
         previewer=Previewer(call.pipe, height, width),
         early_previewer=Previewer(
             call.pipe, height, width, decoder=sampler.preview_decoder(call.pipe)
@@ -402,7 +407,7 @@ def run_sift(sampler: DiffusionSearch, call: PipelineCall, sift: Sift) -> tuple[
     except NothingLeft:
         pass
     if output is None:
-        sift.sit_out()
+        sift.join_without_candidates()
     sift.finish()
     if not sift.order:
         steps = sift.stages[-1].num_inference_steps

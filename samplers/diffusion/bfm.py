@@ -87,7 +87,7 @@ class BFM(BestOfN):
     pipelines: ClassVar[str] = "BFMPipeline"
     config_class: ClassVar[type[SearchConfig]] = BFMConfig
     default_model: ClassVar[str] = "shapes-bfm"
-    uneven_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_interval", "solver"})
+    nonuniform_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_interval", "solver"})
 
     def plan_call(self, call: PipelineCall, num_candidates: int) -> Plan:
         """The plan of one pipeline call with `num_candidates` per prompt."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from gensift.denoising.modules import family_of_pipeline
 from gensift.denoising.observer import OnStep, observe_scheduler
-from samplers.diffusion.attachment import live_rows_of
+from samplers.diffusion.gating import live_rows_of
 
 
 @contextmanager

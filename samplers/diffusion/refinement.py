@@ -25,7 +25,7 @@ from gensift.pipelines.loading import call_defaults
 from gensift.randomness import candidate_seed, make_generators
 from gensift.trace import PromptTrace, Trace
 from samplers.diffusion.attach import PipelineCall, search_in_one_call
-from samplers.diffusion.climb import Climb, Proposal
+from samplers.diffusion.local_search_state import LocalSearchState, Proposal
 from samplers.diffusion.noise import (
     check_noise_decides,
     gaussian,
@@ -33,14 +33,14 @@ from samplers.diffusion.noise import (
     neighbour,
     refined,
 )
-from samplers.diffusion.pictures import join_rows, split_rows
+from samplers.diffusion.outputs import join_rows, split_rows
 from samplers.diffusion.schedule import (
     Checkpoint,
     denoising_steps,
     largest_count,
+    num_scored,
     plan_stages,
     search_cost,
-    verdicts,
 )
 from samplers.diffusion.search import (
     DEFAULT_CANDIDATES,
@@ -120,17 +120,17 @@ class Refinement(DiffusionSearch):
         """
         if self.config.budget is None:
             return self.config.num_candidates or max(DEFAULT_CANDIDATES, self.num_finished)
-        steps, prices = count_steps(call), self._prices(call)
+        steps, unit_costs = count_steps(call), self._unit_costs(call)
         search = self.round_search()
         stages = plan_stages(
             search.checkpoints(steps), steps, self.round_size, search.config.num_outputs
         )
-        rounds = self.config.rounds * search_cost(stages, prices)
+        rounds = self.config.rounds * search_cost(stages, unit_costs)
         points = self.checkpoints(steps)
 
         def cost(count: int) -> float:
             first = plan_stages(points, steps, count, self.num_finished)
-            return rounds + search_cost(first, prices)
+            return rounds + search_cost(first, unit_costs)
 
         return largest_count(cost, self.num_finished, self.config.budget)
 
@@ -174,75 +174,79 @@ class Refinement(DiffusionSearch):
         first = self.first_search()
         first.on_stage = self.on_stage
         output, found = search_in_one_call(first, call, told)
-        climbs = self._start(output, found)
+        states = self._start(output, found)
         cost = found.cost
         if self.config.rounds:
-            _remember_noises(climbs, initial_noise(call), len(call.seeds[0]))
+            _remember_noises(states, initial_noise(call), len(call.seeds[0]))
         for number in range(1, self.config.rounds + 1):
             if told is not None:
                 told.next_round()
-            output, found = self._round(call, climbs, number, told)
+            output, found = self._round(call, states, number, told)
             cost = cost + found.cost
-        return _finished(climbs, output, cost)
+        return _finished(states, output, cost)
 
-    def _start(self, output: Any, found: SamplerOutput) -> list[Climb]:
-        rows, climbs = split_rows(output), []
+    def _start(self, output: Any, found: SamplerOutput) -> list[LocalSearchState]:
+        rows, states = split_rows(output), []
         for trace, result in zip(found.trace.prompts, found.results, strict=True):
             mine, rows = rows[: len(result.seeds)], rows[len(result.seeds) :]
-            climb = Climb(self.reward, trace, self.num_pivots, self.config.num_outputs)
-            climb.begin(mine, result)
-            climbs.append(climb)
-        return climbs
+            state = LocalSearchState(self.reward, trace, self.num_pivots, self.config.num_outputs)
+            state.begin(mine, result)
+            states.append(state)
+        return states
 
     def _round(
-        self, call: PipelineCall, climbs: list[Climb], number: int, progress: Progress | None
+        self,
+        call: PipelineCall,
+        states: list[LocalSearchState],
+        number: int,
+        progress: Progress | None,
     ) -> tuple[Any, SamplerOutput]:
         proposals = [
-            self._propose(climb, group[0], number)
-            for climb, group in zip(climbs, call.seeds, strict=True)
+            self._propose(state, group[0], number)
+            for state, group in zip(states, call.seeds, strict=True)
         ]
-        latents = self._latents(call, climbs, proposals)
+        latents = self._latents(call, states, proposals)
         seeds = [proposal.seed for group in proposals for proposal in group]
         asked = call.drawing_from(make_generators(seeds), self.round_size)
         asked = replace(asked, arguments=asked.arguments | {"latents": latents})
-        rivals = [climb.rivals() for climb in climbs]
-        output, found = search_in_one_call(self.round_search(), asked, progress, rivals)
+        incumbents = [state.incumbents() for state in states]
+        output, found = search_in_one_call(self.round_search(), asked, progress, incumbents)
         rows = split_rows(output)
-        for index, climb in enumerate(climbs):
+        for index, state in enumerate(states):
             start = index * self.round_size
             result, trace = found.results[index], found.trace.prompts[index]
             mine, rows = rows[: len(result.seeds)], rows[len(result.seeds) :]
             group = latents[start : start + self.round_size]
-            climb.advance(number, proposals[index], group, trace.stages, mine)
+            state.advance(number, proposals[index], group, trace.stages, mine)
             if self.on_stage is not None:
-                for stage in climb.stages_of(number):
+                for stage in state.stages_of(number):
                     self.on_stage(index, stage)
         return output, found
 
-    def _propose(self, climb: Climb, seed: int, number: int) -> list[Proposal]:
+    def _propose(self, state: LocalSearchState, seed: int, number: int) -> list[Proposal]:
         """The new candidates of a round; their seeds depend on the prompt's first seed alone."""
         size = self.config.neighbours
         return [
             Proposal(
-                climb=place // size,
+                state=place // size,
                 seed=candidate_seed(seed, number, place),
                 parent=None
-                if self.restarts and place // size in climb.stalled
-                else climb.pivots[place // size],
+                if self.restarts and place // size in state.stagnated
+                else state.pivots[place // size],
             )
             for place in range(self.round_size)
         ]
 
     def _latents(
-        self, call: PipelineCall, climbs: list[Climb], proposals: list[list[Proposal]]
+        self, call: PipelineCall, states: list[LocalSearchState], proposals: list[list[Proposal]]
     ) -> Tensor:
         """Noises of all proposals, prompt-major `(rows, ...)`."""
-        flat = [(climb, p) for climb, group in zip(climbs, proposals, strict=True) for p in group]
+        flat = [(state, p) for state, group in zip(states, proposals, strict=True) for p in group]
         rows = []
         fresh: Tensor | None = None
-        for place, (climb, proposal) in enumerate(flat):
+        for place, (state, proposal) in enumerate(flat):
             if proposal.parent is not None:
-                pivot = climb.noises[proposal.parent]
+                pivot = state.noises[proposal.parent]
                 direction = gaussian(pivot.shape, proposal.seed)
                 rows.append(neighbour(pivot, direction, self.config.similarity))
                 continue
@@ -290,7 +294,7 @@ class RoundProgress:
     def __init__(self, progress: Progress, plans: list[Plan]) -> None:
         self._progress = progress
         steps = sum(denoising_steps(plan.stages) * plan.num_prompts for plan in plans)
-        judged = sum(verdicts(plan.stages) * plan.num_prompts for plan in plans)
+        judged = sum(num_scored(plan.stages) * plan.num_prompts for plan in plans)
         self._totals = {"denoise": steps, "decode": judged, "reward": judged}
         self._before: dict[str, int] = {}
         self._now: dict[str, int] = {}
@@ -310,19 +314,19 @@ class RoundProgress:
         self._now = {}
 
 
-def _remember_noises(climbs: list[Climb], noises: Tensor, per_prompt: int) -> None:
-    for index, climb in enumerate(climbs):
-        climb.noises = {pivot: noises[index * per_prompt + pivot].clone() for pivot in climb.pivots}
+def _remember_noises(states: list[LocalSearchState], noises: Tensor, per_prompt: int) -> None:
+    for index, state in enumerate(states):
+        state.noises = {pivot: noises[index * per_prompt + pivot].clone() for pivot in state.pivots}
 
 
-def _finished(climbs: list[Climb], output: Any, cost: Cost) -> tuple[Any, SamplerOutput]:
-    rows = [row for climb in climbs for row in climb.best_rows()]
+def _finished(states: list[LocalSearchState], output: Any, cost: Cost) -> tuple[Any, SamplerOutput]:
+    rows = [row for state in states for row in state.best_rows()]
     joined = join_rows(output, rows)
     samples = joined[0] if isinstance(joined, tuple) else next(iter(joined.values()))
     results, start = [], 0
-    for climb in climbs:
-        end = start + len(climb.elite)
-        results.append(climb.result(samples[start:end]))
+    for state in states:
+        end = start + len(state.elite)
+        results.append(state.result(samples[start:end]))
         start = end
-    trace = Trace(prompts=tuple(climb.trace() for climb in climbs))
+    trace = Trace(prompts=tuple(state.trace() for state in states))
     return joined, SamplerOutput(results=tuple(results), cost=cost, trace=trace)

@@ -103,7 +103,7 @@ class ResamplingSift(Sift):
 
     def before_step(self, event: StepEvent) -> Sequence[int] | None:
         """Score the candidates and give each row its parent."""
-        if event.step_index not in self._choices or not self.judge.names:
+        if event.step_index not in self._choices or not self.scorer.names:
             return None
         self._close_segment("denoise", event.sample)
         self._round(event, 1.0)

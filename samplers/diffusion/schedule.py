@@ -14,23 +14,23 @@ from samplers.output import PlannedStage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prices:
+class UnitCosts:
     """What one unit of work costs, all in the same unit (NFE, FLOPs or seconds).
 
     Attributes:
         step: one denoising step of one candidate, guidance rows included.
-        verdict: one finished picture decoded and scored.
-        preview: one early estimate decoded and scored; None where it costs what a verdict does.
+        scoring: one finished picture decoded and scored.
+        preview: one early estimate decoded and scored; None where it costs what a scoring does.
     """
 
     step: float
-    verdict: float = 0.0
+    scoring: float = 0.0
     preview: float | None = None
 
     @property
-    def early_verdict(self) -> float:
+    def early_scoring(self) -> float:
         """What judging an early estimate costs."""
-        return self.verdict if self.preview is None else self.preview
+        return self.scoring if self.preview is None else self.preview
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PruningSchedule:
         """The checkpoints of a loop of `num_steps` denoiser calls per candidate.
 
         Those that fall on one step in a short loop are merged (their ratios multiply); those on the
-        last step are left out, as the final verdict is made there.
+        last step are left out, as the final scoring is made there.
         """
         ratios: dict[int, float] = {}
         for fraction, keep in zip(self.fractions, self.keep, strict=True):
@@ -103,7 +103,7 @@ def goes_on(alive: int, keep: float, num_outputs: int) -> int:
 def plan_stages(
     checkpoints: Sequence[Checkpoint], num_steps: int, num_candidates: int, num_outputs: int
 ) -> tuple[PlannedStage, ...]:
-    """The integer truth of a search: every round of scoring, the final verdict last."""
+    """The integer truth of a search: every round of scoring, the final scoring last."""
     stages: list[PlannedStage] = []
     alive = num_candidates
     for checkpoint in checkpoints:
@@ -123,27 +123,33 @@ def denoising_steps(stages: Sequence[PlannedStage]) -> int:
     return total
 
 
-def verdicts(stages: Sequence[PlannedStage]) -> int:
+def num_scored(stages: Sequence[PlannedStage]) -> int:
     """Pictures decoded and scored for one prompt."""
     return sum(stage.alive for stage in stages)
 
 
-def early_verdicts(stages: Sequence[PlannedStage]) -> int:
-    """Those of the `verdicts` that are passed on early estimates."""
-    return verdicts(stages[:-1])
+def num_early_scored(stages: Sequence[PlannedStage]) -> int:
+    """Those of the `scorings` that are passed on early estimates."""
+    return num_scored(stages[:-1])
 
 
-def search_cost(stages: Sequence[PlannedStage], prices: Prices) -> float:
+def search_cost(stages: Sequence[PlannedStage], unit_costs: UnitCosts) -> float:
     """Cost of the search for one prompt, in the unit of `prices`."""
-    early = early_verdicts(stages)
-    late = verdicts(stages) - early
+    early = num_early_scored(stages)
+    late = num_scored(stages) - early
     return (
-        denoising_steps(stages) * prices.step + early * prices.early_verdict + late * prices.verdict
+        denoising_steps(stages) * unit_costs.step
+        + early * unit_costs.early_scoring
+        + late * unit_costs.scoring
     )
 
 
 def cost_per_candidate(
-    checkpoints: Sequence[Checkpoint], num_steps: int, prices: Prices, *, legacy: bool = False
+    checkpoints: Sequence[Checkpoint],
+    num_steps: int,
+    unit_costs: UnitCosts,
+    *,
+    legacy: bool = False,
 ) -> float:
     """Expected cost per initial candidate without rounding (best-of-N: no checkpoints).
 
@@ -153,19 +159,19 @@ def cost_per_candidate(
     alive, done, total = 1.0, 0, 0.0
     for checkpoint in checkpoints:
         steps = checkpoint.step_index + 1 - done
-        total += alive * (steps * prices.step + prices.early_verdict)
+        total += alive * (steps * unit_costs.step + unit_costs.early_scoring)
         done = checkpoint.step_index + 1
         alive *= checkpoint.keep
     if legacy and checkpoints:
-        total -= prices.step
-    return total + alive * ((num_steps - done) * prices.step + prices.verdict)
+        total -= unit_costs.step
+    return total + alive * ((num_steps - done) * unit_costs.step + unit_costs.scoring)
 
 
 def largest_search(
     checkpoints: Sequence[Checkpoint],
     num_steps: int,
     num_outputs: int,
-    prices: Prices,
+    unit_costs: UnitCosts,
     budget: float,
 ) -> int:
     """The largest candidate count whose exact cost fits in `budget`, per prompt.
@@ -175,7 +181,7 @@ def largest_search(
     """
 
     def cost(count: int) -> float:
-        return search_cost(plan_stages(checkpoints, num_steps, count, num_outputs), prices)
+        return search_cost(plan_stages(checkpoints, num_steps, count, num_outputs), unit_costs)
 
     return largest_count(cost, max(1, num_outputs), budget)
 

@@ -20,16 +20,16 @@ from samplers.diffusion.exchange import ALONE, Exchange
 from samplers.diffusion.guidance import guidance_rows
 from samplers.diffusion.schedule import (
     Checkpoint,
-    Prices,
+    UnitCosts,
     denoising_steps,
-    early_verdicts,
     largest_search,
+    num_early_scored,
+    num_scored,
     plan_stages,
-    verdicts,
 )
 from samplers.diffusion.sift import Sift
-from samplers.judge import Judge, RewardSpec, check_reward
 from samplers.output import OnStage, PlannedStage, Progress, SamplerOutput
+from samplers.scoring import RewardSpec, Scorer, check_reward
 
 BudgetUnit = Literal["nfe", "flops", "seconds"]
 
@@ -95,7 +95,7 @@ class Plan:
         num_steps: denoising steps of the loop.
         guidance_rows: denoiser rows per candidate and step.
         peak_rows: most denoiser rows in one forward pass.
-        stages: rounds of scoring, per prompt; the last one is the final verdict.
+        stages: rounds of scoring, per prompt; the last one is the final scoring.
         cost: planned work over all prompts.
     """
 
@@ -133,7 +133,7 @@ class DiffusionSearch:
     default_model: ClassVar[str] = "shapes-flux"
     is_reproducible: ClassVar[bool] = True
     shares_candidates: ClassVar[bool] = False
-    uneven_arguments: ClassVar[frozenset[str]] = frozenset()
+    nonuniform_arguments: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class DiffusionSearch:
         texts = ["a"] * prompts if isinstance(prompts, int) else prompts
         arguments["prompt"] = [texts] if isinstance(texts, str) else list(texts)
         call = PipelineCall.bind(
-            pipeline, type(pipeline).__call__, (), arguments, uneven=self.uneven_arguments
+            pipeline, type(pipeline).__call__, (), arguments, nonuniform=self.nonuniform_arguments
         )
         return self.plan_call(call, self.num_candidates(call))
 
@@ -240,7 +240,7 @@ class DiffusionSearch:
             self.checkpoints(steps),
             steps,
             self.config.num_outputs,
-            self._prices(call),
+            self._unit_costs(call),
             self.config.budget,
         )
 
@@ -258,9 +258,9 @@ class DiffusionSearch:
             )
         stages = plan_stages(checkpoints, steps, num_candidates, outputs)
         prompts = len(call.prompts)
-        judge = Judge(self.reward)
-        judged = verdicts(stages) * prompts if judge.names else 0
-        early = early_verdicts(stages) * prompts if judge.names else 0
+        scorer = Scorer(self.reward)
+        judged = num_scored(stages) * prompts if scorer.names else 0
+        early = num_early_scored(stages) * prompts if scorer.names else 0
         is_tiny = early > 0 and self.preview_decoder(call.pipe) is not None
         together = min(rows, max(family_of_pipeline(call.pipe).groups))
         per_forward = num_candidates * prompts * together
@@ -276,7 +276,7 @@ class DiffusionSearch:
                 denoiser_calls=None,
                 decodes=judged - early * is_tiny + outputs * prompts,
                 preview_decodes=early * is_tiny,
-                reward_calls=dict.fromkeys(judge.names, judged),
+                reward_calls=dict.fromkeys(scorer.names, judged),
             ),
         )
 
@@ -291,13 +291,13 @@ class DiffusionSearch:
                 "give it once."
             )
 
-    def _prices(self, call: PipelineCall) -> Prices:
+    def _unit_costs(self, call: PipelineCall) -> UnitCosts:
         if self.config.budget_unit == "nfe":
-            return Prices(step=self.rows_per_step(call))
-        from samplers.diffusion.prices import measure_prices
+            return UnitCosts(step=self.rows_per_step(call))
+        from samplers.diffusion.unit_costs import measure_unit_costs
 
         decoder = self.preview_decoder(call.pipe)
-        return measure_prices(call, self.reward, self.config.budget_unit, decoder)
+        return measure_unit_costs(call, self.reward, self.config.budget_unit, decoder)
 
 
 def count_steps(call: PipelineCall) -> int:

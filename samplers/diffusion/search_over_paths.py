@@ -28,6 +28,13 @@ from samplers.diffusion.attach import PipelineCall, make_sift, run_sift
 from samplers.diffusion.cached import refuse_cache
 from samplers.diffusion.guidance import guidance_rows
 from samplers.diffusion.noise import check_noise_decides, gaussian
+from samplers.diffusion.renoise_schedule import (
+    RenoiseSchedule,
+    Segment,
+    check_memoryless,
+    renoise_segments,
+    renoised_loop,
+)
 from samplers.diffusion.schedule import largest_count
 from samplers.diffusion.search import (
     DiffusionSearch,
@@ -37,9 +44,8 @@ from samplers.diffusion.search import (
     count_steps,
 )
 from samplers.diffusion.sift import Sift
-from samplers.diffusion.winding import Leg, Winding, check_memoryless, wind, winding_legs
-from samplers.judge import Judge
 from samplers.output import PlannedStage, Progress, PromptResult, SamplerOutput
+from samplers.scoring import Scorer
 
 DEFAULT_PATHS = 4
 
@@ -89,9 +95,9 @@ class PathSift(Sift):
             from (before the first round: the path).
     """
 
-    legs: Sequence[Leg]
+    segments: Sequence[Segment]
     branches: int
-    winding: Winding
+    renoising: RenoiseSchedule
     branch_seeds: BranchSeeds
     sources: list[list[list[int]]] = field(default_factory=list, init=False)
 
@@ -99,14 +105,14 @@ class PathSift(Sift):
         super().__post_init__()
         self.live.prune(range(0, self.live.num_rows, self.branches))
         ends, steps = [], 0
-        for leg in self.legs:
-            steps += len(leg)
+        for segment in self.segments:
+            steps += len(segment)
             ends.append(steps - 1)
         self._ends = {step_index: number for number, step_index in enumerate(ends)}
 
     def on_step(self, event: StepEvent) -> Tensor | None:
         """Observer of the scheduler: at the end of a leg choose the paths and branch them."""
-        self.winding.advance(event.step_index)
+        self.renoising.advance(event.step_index)
         if event.is_last or event.step_index not in self._ends:
             return super().on_step(event)
         self._report("denoise", len(self.live.alive))
@@ -141,18 +147,20 @@ class PathSift(Sift):
             ]
         )
         chosen = latents.index_select(0, torch.tensor(sources, device=latents.device))
-        last, begin = self.legs[number].end - 1, self.legs[number + 1].start
+        last, begin = self.segments[number].end - 1, self.segments[number + 1].start
         if begin > last:
             return chosen
         seeds = [seed for group in self.branch_seeds[number] for seed in group]
         noise = torch.stack([gaussian(latents.shape[1:], seed) for seed in seeds])
-        return self.winding.renoised(chosen, last, begin, noise)
+        return self.renoising.renoised(chosen, last, begin, noise)
 
     def _total(self, event: str) -> int:
         rows = self.live.num_rows
         if event != "denoise":
-            return rows * (len(self.legs) - 1)
-        return rows // self.branches * len(self.legs[0]) + rows * sum(map(len, self.legs[1:]))
+            return rows * (len(self.segments) - 1)
+        return rows // self.branches * len(self.segments[0]) + rows * sum(
+            map(len, self.segments[1:])
+        )
 
     def trace(self) -> Trace:
         """All rounds; candidates are numbered on from the paths, each round anew."""
@@ -205,7 +213,7 @@ class SearchOverPaths(DiffusionSearch):
         if self.reward is None:
             raise ConfigError(f"{self.name} chooses paths by their reward; give a reward.")
 
-    def legs(self, num_steps: int) -> tuple[Leg, ...]:
+    def segments(self, num_steps: int) -> tuple[Segment, ...]:
         """The winding way through a loop of `num_steps`.
 
         Raises:
@@ -216,18 +224,18 @@ class SearchOverPaths(DiffusionSearch):
                 f"A loop of {num_steps} step has no middle to branch at; use at least 2 steps."
             )
         config = self.config
-        return winding_legs(num_steps, config.start, config.renoise, config.denoise)
+        return renoise_segments(num_steps, config.start, config.renoise, config.denoise)
 
     def num_candidates(self, call: PipelineCall) -> int:
         """Paths per prompt: as configured, or as many as the budget allows."""
         outputs = self.config.num_outputs
         if self.config.budget is None:
             return self.config.num_candidates or max(DEFAULT_PATHS, outputs)
-        legs, prices = self.legs(count_steps(call)), self._prices(call)
-        rounds, branches = len(legs) - 1, self.config.branches
-        steps = len(legs[0]) + branches * sum(map(len, legs[1:]))
-        judged = branches * ((rounds - 1) * prices.early_verdict + prices.verdict)
-        each = steps * prices.step + judged
+        segments, unit_costs = self.segments(count_steps(call)), self._unit_costs(call)
+        rounds, branches = len(segments) - 1, self.config.branches
+        steps = len(segments[0]) + branches * sum(map(len, segments[1:]))
+        judged = branches * ((rounds - 1) * unit_costs.early_scoring + unit_costs.scoring)
+        each = steps * unit_costs.step + judged
         return largest_count(lambda count: count * each, max(1, outputs), self.config.budget)
 
     def plan_call(self, call: PipelineCall, num_candidates: int) -> Plan:
@@ -239,13 +247,13 @@ class SearchOverPaths(DiffusionSearch):
                 f"{self.config.num_outputs} outputs were asked for but there are "
                 f"{num_candidates} paths; raise the number of candidates."
             )
-        legs, prompts = self.legs(count_steps(call)), len(call.prompts)
+        segments, prompts = self.segments(count_steps(call)), len(call.prompts)
         rows, size = guidance_rows(call.pipe, call.arguments), num_candidates * self.config.branches
-        stages = self._stages(legs, num_candidates)
+        stages = self._stages(segments, num_candidates)
         judged, early = len(stages) * size * prompts, (len(stages) - 1) * size * prompts
         is_tiny = early > 0 and self.preview_decoder(call.pipe) is not None
         per_forward = size * prompts * min(rows, max(family_of_pipeline(call.pipe).groups))
-        steps = num_candidates * len(legs[0]) + size * sum(map(len, legs[1:]))
+        steps = num_candidates * len(segments[0]) + size * sum(map(len, segments[1:]))
         return Plan(
             num_candidates=num_candidates,
             num_prompts=prompts,
@@ -258,16 +266,16 @@ class SearchOverPaths(DiffusionSearch):
                 denoiser_calls=None,
                 decodes=judged - early * is_tiny + self.config.num_outputs * prompts,
                 preview_decodes=early * is_tiny,
-                reward_calls=dict.fromkeys(Judge(self.reward).names, judged),
+                reward_calls=dict.fromkeys(Scorer(self.reward).names, judged),
             ),
         )
 
-    def _stages(self, legs: Sequence[Leg], paths: int) -> tuple[PlannedStage, ...]:
-        size, length = paths * self.config.branches, sum(map(len, legs))
-        stages, done = [], len(legs[0])
-        for number, leg in enumerate(legs[1:], 1):
-            done += len(leg)
-            kept = paths if number < len(legs) - 1 else self.config.num_outputs
+    def _stages(self, segments: Sequence[Segment], paths: int) -> tuple[PlannedStage, ...]:
+        size, length = paths * self.config.branches, sum(map(len, segments))
+        stages, done = [], len(segments[0])
+        for number, segment in enumerate(segments[1:], 1):
+            done += len(segment)
+            kept = paths if number < len(segments) - 1 else self.config.num_outputs
             stages.append(PlannedStage(done - 1, length, size, kept, round=number))
         return tuple(stages)
 
@@ -299,9 +307,9 @@ class SearchOverPaths(DiffusionSearch):
         branch_seeds: BranchSeeds,
         progress: Progress | None,
     ) -> tuple[Any, SamplerOutput]:
-        legs = self.legs(count_steps(call))
-        with wind(call.pipe.scheduler, legs) as winding:
-            fields = {"legs": legs, "winding": winding, "branch_seeds": branch_seeds}
+        segments = self.segments(count_steps(call))
+        with renoised_loop(call.pipe.scheduler, segments) as renoising:
+            fields = {"legs": segments, "winding": renoising, "branch_seeds": branch_seeds}
             sift = make_sift(
                 PathSift, self, call, stages, (), progress, branches=self.config.branches, **fields
             )

@@ -20,8 +20,8 @@ from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows, RowGate
 from samplers.diffusion.schedule import Checkpoint, goes_on
 from samplers.diffusion.scores import RoundScores, merged
-from samplers.judge import Judge
 from samplers.output import OnStage, PlannedStage, Progress, PromptResult
+from samplers.scoring import Scorer
 
 
 class NothingLeft(Exception):
@@ -45,7 +45,7 @@ class Sift:
         live: the rows of this pipeline call that are still computed.
         max_images: pictures decoded and scored at a time.
         progress: told of steps, decodes and rewards.
-        on_stage: shown each verdict.
+        on_stage: shown each scoring.
         exchange: with whom the candidates are shared.
         rivals: per prompt, scores of candidates finished before this call, among which the
             finished ones of this call are ranked; none by default.
@@ -55,7 +55,7 @@ class Sift:
     seeds: Sequence[Sequence[int]]
     checkpoints: Sequence[Checkpoint]
     num_outputs: int
-    judge: Judge
+    scorer: Scorer
     previewer: Previewer
     early_previewer: Previewer
     live: LiveRows
@@ -64,7 +64,7 @@ class Sift:
     progress: Progress | None = None
     on_stage: OnStage | None = None
     exchange: Exchange = ALONE
-    rivals: Sequence[Mapping[str, Tensor]] = ()
+    incumbents: Sequence[Mapping[str, Tensor]] = ()
     order: list[int] = field(default_factory=list, init=False)
     _stages: list[list[Stage]] = field(init=False)
     _seconds: dict[str, float] = field(default_factory=dict, init=False)
@@ -107,12 +107,12 @@ class Sift:
             raise NothingLeft
         return keep_rows(event.latents, kept, self.live.num_rows)
 
-    def sit_out(self) -> None:
+    def join_without_candidates(self) -> None:
         """Take part in the decisions that are still to come, without a candidate of one's own."""
         ratios = [*self._ratios.values(), None]
-        for ratio in ratios[len(self._stages[0]) :] if self.judge.names else ():
+        for ratio in ratios[len(self._stages[0]) :] if self.scorer.names else ():
             self.order = self._decide(None, ratio)
-        if not self.judge.names:
+        if not self.scorer.names:
             self.order = self._everyone()
         self._mark = time.perf_counter()
 
@@ -122,13 +122,13 @@ class Sift:
 
     def cost(self, gates: Sequence[RowGate], device: Any) -> Cost:
         """What was spent; the pipeline's own decode of the outputs is included."""
-        seconds = self._seconds | self.judge.stopwatch.seconds
+        seconds = self._seconds | self.scorer.stopwatch.seconds
         return Cost(
             nfe=sum(gate.rows_run for gate in gates),
             denoiser_calls=sum(gate.calls for gate in gates),
-            decodes=self.judge.decodes + len(self._places(self.order)),
-            preview_decodes=self.judge.preview_decodes,
-            reward_calls=dict(self.judge.reward_calls),
+            decodes=self.scorer.decodes + len(self._places(self.order)),
+            preview_decodes=self.scorer.preview_decodes,
+            reward_calls=dict(self.scorer.reward_calls),
             seconds=seconds,
             peak_memory_mib=peak_memory_mib(device),
         )
@@ -190,14 +190,14 @@ class Sift:
 
     def _round(self, event: StepEvent, ratio: float | None) -> list[int]:
         """Score the living and choose who goes on, best first per prompt; None ends the run."""
-        if not self.judge.names:
+        if not self.scorer.names:
             return self._everyone()
         # The last estimate is the final latent itself, and that is what gets decoded.
         is_final = ratio is None
         latents = event.latents if is_final else event.pred_original_sample
         alive = list(self.live.alive)
         rows = [self._row(place) for place in alive]
-        verdict = self.judge.score(
+        found = self.scorer.score(
             self.previewer if is_final else self.early_previewer,
             latents.index_select(0, torch.tensor(alive, device=latents.device)),
             [self.prompts[row // self.num_candidates] for row in rows],
@@ -211,8 +211,8 @@ class Sift:
             sigma=0.0 if is_final else event.sigma,
             timestep=float(event.timestep),
             rows=tuple(rows),
-            scores={name: tuple(values.tolist()) for name, values in verdict.scores.items()},
-            previews=dict(zip(rows, verdict.thumbnails, strict=False)),
+            scores={name: tuple(values.tolist()) for name, values in found.by_reward.items()},
+            previews=dict(zip(rows, found.thumbnails, strict=False)),
         )
         return self._decide(own, ratio)
 
@@ -221,7 +221,7 @@ class Sift:
         if self.exchange.size == 1:
             everyone = merged([own])
         else:
-            with self.judge.stopwatch.part("wait"):
+            with self.scorer.stopwatch.part("wait"):
                 everyone = merged(self.exchange.gather(own and own.without_previews()))
         previews = own.previews if own is not None else {}
         return [
@@ -240,7 +240,7 @@ class Sift:
         finite = [place for place, value in enumerate(combined) if math.isfinite(value)]
         if not finite:
             raise RewardError(
-                f"Reward {', '.join(self.judge.names)} gave no finite score for any of the "
+                f"Reward {', '.join(self.scorer.names)} gave no finite score for any of the "
                 f"{len(rows)} candidates of {self.prompts[index]!r} after step "
                 f"{found.step_index + 1}; check the reward on a single picture."
             )
@@ -281,12 +281,14 @@ class Sift:
         return [place[row] for row in rows if row in place]
 
     def _combined(self, scores: Mapping[str, Tensor], index: int, *, is_final: bool) -> list[float]:
-        if is_final and self.rivals:
-            rivals = self.rivals[index]
-            scores = {name: torch.cat([rivals[name], values]) for name, values in scores.items()}
-            combined = self.judge.combine(scores)[len(next(iter(rivals.values()))) :]
+        if is_final and self.incumbents:
+            incumbents = self.incumbents[index]
+            scores = {
+                name: torch.cat([incumbents[name], values]) for name, values in scores.items()
+            }
+            combined = self.scorer.combine(scores)[len(next(iter(incumbents.values()))) :]
         else:
-            combined = self.judge.combine(scores)
+            combined = self.scorer.combine(scores)
         values: list[float] = combined.tolist()
         return values
 
@@ -295,8 +297,8 @@ class Sift:
         return [row for row in rows if row // self.num_candidates == index]
 
     def _show_stages(self) -> None:
-        """Tell of the verdict just given, once it is complete; there is none without a reward."""
-        if self.on_stage is None or not self.judge.names:
+        """Tell of the scoring just given, once it is complete; there is none without a reward."""
+        if self.on_stage is None or not self.scorer.names:
             return
         for index, prompt in enumerate(self.trace().prompts):
             self.on_stage(index, prompt.stages[-1])

@@ -57,7 +57,7 @@ class SVDD(ResamplingSearch):
     config: SVDDConfig
 
     def checkpoints(self, num_steps: int) -> tuple[Checkpoint, ...]:
-        """Every `every` steps of `num_steps`; at the last one the final verdict chooses."""
+        """Every `every` steps of `num_steps`; at the last one the final scoring chooses."""
         every = self.config.every
         return tuple(Checkpoint(index, 1.0) for index in range(every - 1, num_steps - 1, every))
 

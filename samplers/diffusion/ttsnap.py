@@ -15,7 +15,7 @@ from gensift.config import option
 from rewards.protocol import is_noise_aware
 from samplers.diffusion.schedule import Checkpoint, PruningSchedule, schedule_problems
 from samplers.diffusion.search import DiffusionSearch, EarlySearchConfig, SearchConfig
-from samplers.judge import reward_parts
+from samplers.scoring import reward_parts
 
 # The schedules that held up best on published reward tables, over rewards, models and budgets.
 CLEAN_SCHEDULE = PruningSchedule((0.30, 0.40, 0.60), (0.65, 0.65, 0.5))

@@ -37,7 +37,7 @@ class RolloutPlan:
         num_candidates: episodes per task.
         num_prompts: tasks.
         peak_rows: most robots in one evaluation.
-        stages: of the verdict.
+        stages: of the scoring.
         cost: planned work if every episode goes on to its last step; successes make it less.
     """
 

@@ -14,7 +14,7 @@ class AttentionRule(Protocol):
     """Says what a position may look at.
 
     Attributes:
-        is_local: whether nothing looks behind the window, so that what is settled before it stays
+        is_local: whether nothing looks behind the window, so that what is committed before it stays
             as it is.
     """
 
@@ -85,7 +85,7 @@ class BlockCausal:
 
 
 class ContextCausal:
-    """The window looks both ways, what is settled before it only backwards.
+    """The window looks both ways, what is committed before it only backwards.
 
     Source: NBDiff (arXiv 2512.06776): an autoregressive model is the case of windows of one.
     """

@@ -24,7 +24,7 @@ DEFAULT_BLOCK = 32
 def build_window(
     config: TextDecodeConfig, settings: DecodingSettings, tokenizer: Any
 ) -> WindowPolicy:
-    """Where a step may settle tokens.
+    """Where a step may commit tokens.
 
     Raises:
         ConfigError: AdaBlock without delimiters, and the tokenizer has no token with a newline.
@@ -61,7 +61,7 @@ def newline_ids(tokenizer: Any) -> tuple[int, ...]:
 
 
 def build_commit(config: TextDecodeConfig, settings: DecodingSettings) -> CommitRule:
-    """How many tokens a step settles.
+    """How many tokens a step commits.
 
     Raises:
         ConfigError: the rule needs a threshold and the call gives none, or the other way round.
@@ -124,7 +124,7 @@ def build_kv(config: TextDecodeConfig, model: Any, attention: AttentionRule, lea
 def end_of_text_ids(
     config: TextDecodeConfig, stop_ids: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens that are never proposed, and tokens that are settled last."""
+    """Tokens that are never proposed, and tokens that are committed last."""
     stops = tuple(stop_ids)
     return (stops if config.end_of_text == "ban" else ()), (
         stops if config.end_of_text == "late" else ()

@@ -17,8 +17,8 @@ from gensift.pipelines.loading import device_of
 from gensift.randomness import make_generators
 from gensift.trace import PromptTrace, Stage, Trace
 from rewards.text import call_text_reward
-from samplers.judge import Judge, reward_parts
 from samplers.output import Progress, PromptResult, SamplerOutput
+from samplers.scoring import Scorer, reward_parts
 from samplers.text.attention import AttentionRule
 from samplers.text.building import (
     build_attention,
@@ -93,7 +93,7 @@ ProcessorsOfBatch = Callable[[Batch], Sequence[BatchProcessor]]
 
 
 @dataclass(frozen=True)
-class Watched:
+class StepSnapshot:
     """A step as those see it who watch.
 
     Attributes:
@@ -117,7 +117,7 @@ class TextCall:
     prompts: Sequence[str]
     rows: CallRows
     progress: Progress | None
-    on_step: Callable[[Watched], None] | None
+    on_step: Callable[[StepSnapshot], None] | None
     _stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _work: Work = field(default_factory=Work)
 
@@ -127,7 +127,7 @@ class TextCall:
             texts = self.pipeline.decode(self._decode())
         finally:
             self.pipeline.maybe_free_model_hooks()
-        scores = self._judge(texts)
+        scores = self._scorer(texts)
         results, traces = [], []
         for index, prompt in enumerate(self.prompts):
             rows = [row for row, owner in enumerate(self.rows.prompt_of_row) if owner == index]
@@ -190,29 +190,29 @@ class TextCall:
 
     def _show(self, batch: Batch, step: StepView) -> None:
         if self.progress is not None:
-            settled = int((step.responses != step.mask_token_id).sum())
-            self.progress("denoise", settled, step.responses.numel())
+            committed = int((step.responses != step.mask_token_id).sum())
+            self.progress("denoise", committed, step.responses.numel())
         if self.on_step is not None:
             shown = [self._readable(row) for row in step.responses]
             owners = [self.prompts[index] for index in batch.rows.prompt_of_row]
-            self.on_step(Watched(step.index, shown, owners))
+            self.on_step(StepSnapshot(step.index, shown, owners))
 
     def _readable(self, response: Tensor) -> str:
         """The text as it stands, a low line for every mask."""
         mask = self.pipeline.mask_token_id
         tokenizer = self.pipeline.tokenizer
-        parts, settled = [], []
+        parts, committed = [], []
         for token in [*response.tolist(), mask]:
             if token != mask:
-                settled.append(token)
+                committed.append(token)
                 continue
-            if settled:
-                parts.append(tokenizer.decode(settled, skip_special_tokens=True))
-                settled = []
+            if committed:
+                parts.append(tokenizer.decode(committed, skip_special_tokens=True))
+                committed = []
             parts.append("_")
         return " ".join(parts[:-1])
 
-    def _judge(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def _scorer(self, texts: Sequence[str]) -> dict[str, Tensor]:
         owners = [self.prompts[index] for index in self.rows.prompt_of_row]
         scores = {}
         for name, reward in reward_parts(self.sampler.reward).items():
@@ -232,7 +232,7 @@ class TextCall:
         most = self.sampler.config.num_outputs or len(rows)
         combined = torch.zeros(len(rows))
         if scores:
-            combined = Judge(self.sampler.reward).combine(scores)
+            combined = Scorer(self.sampler.reward).combine(scores)
         rewards = combined.tolist()
         best = sorted(range(len(rows)), key=lambda at: (-rewards[at], at))[:most]
         steps = self.settings.num_inference_steps

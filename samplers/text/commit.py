@@ -1,4 +1,4 @@
-"""How many positions a step settles: commit rules. Each settles at least one per row."""
+"""How many positions a step commits: commit rules. Each commits at least one per row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CommitRule(Protocol):
     """Chooses among the positions of a window."""
 
     def choose(self, confidence: Tensor, pace: Pace) -> Tensor:
-        """Which to settle, bool `(rows, width)`.
+        """Which to commit, bool `(rows, width)`.
 
         Args:
             confidence: float32 `(rows, width)`, -inf at positions that are not eligible.
@@ -73,7 +73,7 @@ class ThresholdOrQuota:
 
 
 class Factor:
-    """As many as can be settled together without changing what one at a time would give.
+    """As many as can be committed together without changing what one at a time would give.
 
     In order of confidence, the n-th needs `1 - factor / (n + 1)`; up to the first that lacks it.
     Source: Fast-dLLM, theorem 1 and "factor" decoding.

@@ -1,4 +1,4 @@
-"""How sure the model is of what it proposes: what decides which positions are settled first."""
+"""How sure the model is of what it proposes: what decides which positions are committed first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gensift.pipelines.llada.sampling import probability_of
 
 Confidence = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits `(rows, width, vocabulary)`, proposed tokens, uniform numbers, both `(rows, width)`) ->
-float32 `(rows, width)`, higher is settled earlier."""
+float32 `(rows, width)`, higher is committed earlier."""
 
 
 def probability(logits: Tensor, tokens: Tensor, uniforms: Tensor) -> Tensor:

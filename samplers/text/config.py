@@ -45,7 +45,7 @@ class TextDecodeConfig:
     window: Literal["blocks", "adablock", "sliding"] = option(
         "blocks",
         choices=("blocks", "adablock", "sliding"),
-        help="where a step may settle tokens: blocks of the call's block_length (one block without "
+        help="where a step may commit tokens: blocks of the call's block_length (one block without "
         "it), blocks that end at delimiters, or the leftmost masked positions",
     )
     adablock: AdaBlockConfig = field(default_factory=AdaBlockConfig)
@@ -60,15 +60,15 @@ class TextDecodeConfig:
     commit: Literal["auto", "quota", "threshold", "factor", "threshold-or-quota"] = option(
         "auto",
         choices=("auto", "quota", "threshold", "factor", "threshold-or-quota"),
-        help="how many tokens a step settles: an even number, all above the call's threshold, as "
+        help="how many tokens a step commits: an even number, all above the call's threshold, as "
         "many as factor lets pass, or the threshold and at least the even number; auto is "
         "threshold where the call gives one, else quota",
     )
-    factor: float = option(1.0, minimum=0, help="of commit=factor; more settles more per step")
+    factor: float = option(1.0, minimum=0, help="of commit=factor; more commits more per step")
     confidence: Confidence = option(
         "probability",
         choices=("probability", "margin", "entropy", "random"),
-        help="which tokens are settled first",
+        help="which tokens are committed first",
     )
     attention: Literal["full", "block-causal", "context-causal"] = option(
         "full",
@@ -78,7 +78,7 @@ class TextDecodeConfig:
     end_of_text: Literal["allow", "late", "ban"] = option(
         "allow",
         choices=("allow", "late", "ban"),
-        help="tokens that end a text: like any other, settled only after all others, or never",
+        help="tokens that end a text: like any other, committed only after all others, or never",
     )
 
     def __post_init__(self) -> None:

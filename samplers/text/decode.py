@@ -18,9 +18,9 @@ from gensift.pipelines.llada.sampling import steps_of_span
 from gensift.pipelines.llada.settings import DecodingSettings
 from gensift.pipelines.loading import call_defaults, device_of
 from gensift.randomness import candidate_seeds
-from samplers.judge import RewardSpec, check_reward, reward_parts
 from samplers.output import PlannedStage, Progress, SamplerOutput
-from samplers.text.call import CallRows, ProcessorsOfBatch, TextCall, Watched
+from samplers.scoring import RewardSpec, check_reward, reward_parts
+from samplers.text.call import CallRows, ProcessorsOfBatch, StepSnapshot, TextCall
 from samplers.text.config import TextDecodeConfig
 
 DEFAULT_CANDIDATES = 16
@@ -37,7 +37,7 @@ class TextPlan:
         gen_length: tokens of each text.
         num_steps: most forward passes of a row.
         peak_rows: most rows in one forward pass, guidance included.
-        stages: of the verdict.
+        stages: of the scoring.
         cost: planned work over all prompts; texts that end early, thresholds and caches make it
             less.
     """
@@ -175,7 +175,7 @@ class TextDecode:
         seed: int = 0,
         seeds: Sequence[Sequence[int]] | None = None,
         progress: Progress | None = None,
-        on_step: Callable[[Watched], None] | None = None,
+        on_step: Callable[[StepSnapshot], None] | None = None,
         **pipeline_kwargs: Any,
     ) -> SamplerOutput:
         """Write texts for `prompts`.

@@ -45,8 +45,8 @@ class Denoiser:
         else:
             both = Columns(read.index.repeat(2, 1), read.is_open.repeat(2, 1))
             request = Request(_with_blind_rows(state), is_opened.repeat(2), both)
-            told, untold = self._policy.logits(request).chunk(2)
-            logits = untold + self._scale * (told - untold)
+            cond, uncond = self._policy.logits(request).chunk(2)
+            logits = uncond + self._scale * (cond - uncond)
         return forbid(logits, self._forbidden)
 
     def select(self, rows: Tensor, of: int) -> None:

@@ -50,17 +50,17 @@ class History:
 class DiversityProcessor(BatchProcessor):
     """Pushes the rows of each prompt apart; rows that have ended still push the others.
 
-    The strength falls with the share of a row's response that is settled, so that it works with
+    The strength falls with the share of a row's response that is committed, so that it works with
     blocks and thresholds; with an even quota it is the published schedule.
 
     Source: ODD (arXiv 2603.04893), section 3; groups, history and progress are ours.
 
     Args:
         diversifier: the mathematics of one step of one prompt.
-        alpha: strength before anything is settled.
+        alpha: strength before anything is committed.
         batch: rows that are decoded together.
         history: of earlier batches; None when there is only one.
-        mask_token_id: what positions hold that are not settled.
+        mask_token_id: what positions hold that are not committed.
     """
 
     def __init__(

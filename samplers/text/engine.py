@@ -1,4 +1,4 @@
-"""The decoding loop: open windows, ask the model, choose, settle, until every row has ended."""
+"""The decoding loop: open windows, ask the model, choose, commit, until every row has ended."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class StepView:
     Attributes:
         index: of the step.
         row_ids: int64 `(rows,)`, which row of the batch each of the living ones is.
-        columns: positions of the response that may be settled in this step.
+        columns: positions of the response that may be committed in this step.
         responses: int64 `(all rows, gen_length)`, finished rows too.
-        mask_token_id: what positions hold that are not settled.
-        progress: float32 `(rows,)`, share of each living row's response that is settled.
+        mask_token_id: what positions hold that are not committed.
+        progress: float32 `(rows,)`, share of each living row's response that is committed.
     """
 
     index: int
@@ -55,11 +55,11 @@ class Policies:
     """What a decoding is made of.
 
     Attributes:
-        window: where a step may settle tokens.
+        window: where a step may commit tokens.
         commit: how many.
         confidence: which first.
         processors: what changes the logits, in this order.
-        late_ids: tokens that are settled only when nothing else is left, such as those that end a
+        late_ids: tokens that are committed only when nothing else is left, such as those that end a
             text.
         is_clean: whether confidence is that of the logits before the processors.
     """
@@ -136,7 +136,7 @@ class TextRun:
         logits = clean
         for process in self.policies.processors:
             logits = process(logits, view)
-        self._settle(self._propose(logits, clean, columns), columns, is_opened)
+        self._fix_plan(self._propose(logits, clean, columns), columns, is_opened)
         self._copy_responses()
         return view
 
@@ -173,7 +173,7 @@ class TextRun:
             confidence = confidence - _LATE * torch.isin(tokens, late)
         return Proposal(columns.index, tokens, confidence.masked_fill(~columns.is_open, -torch.inf))
 
-    def _settle(self, proposal: Proposal, columns: Columns, is_opened: Tensor) -> None:
+    def _fix_plan(self, proposal: Proposal, columns: Columns, is_opened: Tensor) -> None:
         state = self.state
         if bool(is_opened.any()):
             self._size_windows(proposal, is_opened)

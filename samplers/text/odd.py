@@ -44,13 +44,13 @@ class ODDConfig(TextDecodeConfig, DiversityConfig):
     confidence: Confidence | None = option(  # type: ignore[assignment]
         None,
         choices=("probability", "margin", "entropy", "random"),
-        help="which tokens are settled first; by default that of setting",
+        help="which tokens are committed first; by default that of setting",
     )
     confidence_source: Literal["pushed", "clean"] = option(
         "pushed",
         choices=("pushed", "clean"),
         help="whether confidence is that after the push, as published, or before it, so that a "
-        "push does not settle more tokens above a threshold",
+        "push does not commit more tokens above a threshold",
     )
     history: Literal["steps", "final"] = option(
         "steps",
@@ -71,7 +71,7 @@ class ODDConfig(TextDecodeConfig, DiversityConfig):
                 f"is {self.max_rows}; raise it, or take strategy=odd"
             )
 
-    def settled(self) -> Self:
+    def resolved(self) -> Self:
         """The same with nothing left out."""
         left = {
             name: value
@@ -95,7 +95,7 @@ class ODD(TextDecode):
     def __init__(self, reward: Any = None, config: Any = None, **options: Any) -> None:
         """See `TextDecode`."""
         super().__init__(reward, config, **options)
-        self.config = self.config.settled()
+        self.config = self.config.resolved()
 
     def settings(self, pipeline: Any, arguments: Mapping[str, Any]) -> DecodingSettings:
         """Options of the plain call; without a temperature texts are sampled at 1."""
@@ -103,7 +103,7 @@ class ODD(TextDecode):
 
     @property
     def is_clean(self) -> bool:
-        """Whether the push has no say in what is settled first."""
+        """Whether the push has no say in what is committed first."""
         return self.config.confidence_source == "clean"
 
     def prepare(self, pipeline: Any, settings: DecodingSettings) -> ProcessorsOfBatch:

@@ -30,7 +30,7 @@ class DiverseBlockScheduler(BlockRefinementScheduler):  # type: ignore[misc]
         pipe(input_ids=ids.repeat(16, 1), ...)
 
     Rows are compared within the active block, all that this pipeline shows its scheduler. The
-    strength falls with the share of the block that is settled. The mask token is never sampled.
+    strength falls with the share of the block that is committed. The mask token is never sampled.
 
     Args:
         block_length, num_inference_steps, threshold, editing_threshold, minimal_topk: as in
@@ -39,8 +39,8 @@ class DiverseBlockScheduler(BlockRefinementScheduler):  # type: ignore[misc]
         diversity: other options of `DiversityConfig`, by name.
         rows_per_prompt: so many neighbouring rows belong to one prompt; all of them when None.
         protected_ids: tokens that are never pushed, such as those that end a text.
-        commit: "refinement" settles as diffusers does; "quota", "threshold" (of the call) and
-            "factor" are the rules of `TextDecode`. What is left after the last step is settled.
+        commit: "refinement" commits as diffusers does; "quota", "threshold" (of the call) and
+            "factor" are the rules of `TextDecode`. What is left after the last step is committed.
         factor: of that rule.
         seed: decides which way equal rows part.
 
@@ -160,16 +160,16 @@ class DiverseBlockScheduler(BlockRefinementScheduler):  # type: ignore[misc]
         step: int,
         threshold: float,
     ) -> BlockRefinementSchedulerOutput:
-        """The same step, settled by one of our rules; edits stay as they are."""
+        """The same step, committed by one of our rules; edits stay as they are."""
         confidence = output.sampled_probs.float().masked_fill(~is_masked, -torch.inf)
         width, rows = sample.shape[1], torch.ones_like(sample[:, 0])
         pace = Pace(rows * width, rows * min(self.num_inference_steps, width), rows * step)
-        # The pipeline leaves a block after its last step, settled or not.
+        # The pipeline leaves a block after its last step, committed or not.
         is_last = step >= self.num_inference_steps - 1
         rule = self._rule(threshold)
         chosen = is_masked if is_last else rule.choose(confidence, pace) & is_masked
-        settled = chosen | output.editing_transfer_index
-        tokens = torch.where(settled, output.sampled_tokens, sample)
+        committed = chosen | output.editing_transfer_index
+        tokens = torch.where(committed, output.sampled_tokens, sample)
         return BlockRefinementSchedulerOutput(
             **{**dict(output), "prev_sample": tokens, "transfer_index": chosen}
         )

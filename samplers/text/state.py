@@ -25,9 +25,9 @@ class DecodingState:
         previous: int64 `(rows,)`, where the window before it began.
         masks: int64 `(rows,)`, tokens that were to be decided when the window was opened.
         step: int64 `(rows,)`, forward passes since then.
-        changed: bool `(rows, positions)`, settled since the last forward pass.
+        changed: bool `(rows, positions)`, committed since the last forward pass.
         prompt_length: columns before the response.
-        mask_token_id: what positions hold that are not settled.
+        mask_token_id: what positions hold that are not committed.
     """
 
     tokens: Tensor
@@ -69,16 +69,16 @@ class DecodingState:
 
     @property
     def is_masked(self) -> Tensor:
-        """What is to be settled, bool `(rows, gen_length)`."""
+        """What is to be committed, bool `(rows, gen_length)`."""
         return self.response == self.mask_token_id
 
     @property
     def is_settled(self) -> Tensor:
         """What holds a token for good, bool `(rows, positions)`: prompts, also where guidance has
         masked them, and what is decided of the response."""
-        settled = self.is_real.clone()
-        settled[:, self.prompt_length :] &= ~self.is_masked
-        return settled
+        committed = self.is_real.clone()
+        committed[:, self.prompt_length :] &= ~self.is_masked
+        return committed
 
     @property
     def prompt_sizes(self) -> Tensor:

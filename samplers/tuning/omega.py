@@ -19,7 +19,7 @@ class Omega:
 
     Attributes:
         percent: the area gained, in percent of best-of-N's area above its first point.
-        budgets: the even grid, ascending, in the unit of the prices.
+        budgets: the even grid, ascending, in the unit of the unit costs.
     """
 
     percent: float

@@ -17,7 +17,7 @@ from scipy.stats import t as student
 
 from gensift.config import check, option
 from gensift.errors import ConfigError
-from samplers.diffusion.schedule import Prices, largest_search, plan_stages, search_cost
+from samplers.diffusion.schedule import UnitCosts, largest_search, plan_stages, search_cost
 from samplers.tuning.candidates import MOST_CHECKPOINTS, Grid, Schedule
 from samplers.tuning.omega import Omega
 from samplers.tuning.pool import Equivalent, best_of_n_curve, equivalent_count
@@ -113,32 +113,32 @@ class Recommendation:
         return bool(self.checkpoints)
 
 
-def tune(scores: ScoreTensors, prices: Prices, config: TuneConfig) -> Recommendation:
+def tune(scores: ScoreTensors, unit_costs: UnitCosts, config: TuneConfig) -> Recommendation:
     """Recommend a schedule, or none.
 
     Raises:
         ConfigError: fewer than two prompts, impossible prices, a budget below one candidate, or
             best-of-N at this budget needs more images than were recorded.
     """
-    if prices.step <= 0 or min(prices.verdict, prices.early_verdict) < 0:
+    if unit_costs.step <= 0 or min(unit_costs.scoring, unit_costs.early_scoring) < 0:
         raise ConfigError(
-            f"the prices are {prices.step:g} per step, {prices.early_verdict:g} per early and "
-            f"{prices.verdict:g} per final verdict; a step must cost more than 0, a verdict 0 or "
-            "more."
+            f"the unit costs are {unit_costs.step:g} per step, {unit_costs.early_scoring:g} per "
+            f"early and {unit_costs.scoring:g} per final scoring; a step must cost more than 0, a "
+            "scoring 0 or more."
         )
     if scores.num_prompts < 2:
         raise ConfigError(
             f"there are scores of {scores.num_prompts} prompt; a schedule is tuned on some prompts "
             "and checked on others, so give at least 2, better 50."
         )
-    return _Tuner(scores, prices, config).recommend()
+    return _Tuner(scores, unit_costs, config).recommend()
 
 
 class _Tuner:
     """Gains of schedules at one budget, each simulated once."""
 
-    def __init__(self, scores: ScoreTensors, prices: Prices, config: TuneConfig) -> None:
-        self.scores, self.prices, self.config = scores, prices, config
+    def __init__(self, scores: ScoreTensors, unit_costs: UnitCosts, config: TuneConfig) -> None:
+        self.scores, self.unit_costs, self.config = scores, unit_costs, config
         self.grid = Grid(scores.num_steps, config.max_checkpoints)
         self.best_of_n = self.affordable((), config.budget)
         if self.best_of_n > scores.num_images:
@@ -149,7 +149,7 @@ class _Tuner:
                 f"{largest:g} or less."
             )
         # A candidate costs a step and a look at least, and omega goes to twice the budget.
-        dearest = int(2 * config.budget / (prices.step + prices.early_verdict))
+        dearest = int(2 * config.budget / (unit_costs.step + unit_costs.early_scoring))
         self.most = min(scores.num_images, max(dearest, self.best_of_n))
         self.draws = self._draws(_CHOOSING_ROWS, 0)
         self.judging = self._draws(_JUDGING_ROWS, 1)
@@ -209,12 +209,12 @@ class _Tuner:
 
     def affordable(self, schedule: Schedule, budget: float) -> int:
         """Candidates that a budget pays for, exactly."""
-        return largest_search(schedule, self.scores.num_steps, 1, self.prices, budget)
+        return largest_search(schedule, self.scores.num_steps, 1, self.unit_costs, budget)
 
     def cost(self, schedule: Schedule, num_candidates: int) -> float:
         """Exact cost of a search."""
         stages = plan_stages(schedule, self.scores.num_steps, num_candidates, 1)
-        return search_cost(stages, self.prices)
+        return search_cost(stages, self.unit_costs)
 
     def _climb(self, seen: dict[Schedule, Floats], start: Schedule, prompts: Prompts) -> None:
         current = start

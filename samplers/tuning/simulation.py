@@ -17,7 +17,7 @@ Indices = NDArray[np.integer[Any]]
 Value = TypeVar("Value", bound=np.generic)
 
 FINAL = -1
-"""Stands for the verdict on finished pictures, where others give a step index."""
+"""Stands for the scoring on finished pictures, where others give a step index."""
 
 
 class Draws:

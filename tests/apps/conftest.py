@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers import fake_search
 
-from apps.generate import main
+from apps.commands.generate import main
 
 
 @dataclass

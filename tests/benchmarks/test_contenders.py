@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 import gensift
-from benchmarks.contenders import Contender, Record, gain, largest_count, price_of
+from benchmarks.contenders import Contender, Record, cost_in_units, gain, largest_count
 from benchmarks.results import interval
 from benchmarks.ttsnap_offline import offline
 from gensift.cost import Cost
 from gensift.zoo.shapes.geneval import prompts_of
-from samplers.diffusion.schedule import Checkpoint, Prices, plan_stages, search_cost
+from samplers.diffusion.schedule import Checkpoint, UnitCosts, plan_stages, search_cost
 from samplers.tuning.pool import best_of_n_curve, equivalent_count
 from samplers.tuning.recordings import ScoreTensors
 
-PRICE = Prices(step=2.0, verdict=7.0, preview=1.5)
+PRICE = UnitCosts(step=2.0, scoring=7.0, preview=1.5)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def setting() -> tuple[Any, dict[str, Any]]:
 
 def test_the_price_of_some_work_by_hand() -> None:
     cost = Cost(nfe=40, decodes=5, preview_decodes=3)
-    assert price_of(cost, PRICE, rows_per_step=2, outputs=1) == 20 * 2 + 3 * 1.5 + 4 * 7
+    assert cost_in_units(cost, PRICE, rows_per_step=2, outputs=1) == 20 * 2 + 3 * 1.5 + 4 * 7
 
 
 @pytest.mark.parametrize(

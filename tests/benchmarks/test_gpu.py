@@ -21,7 +21,7 @@ from benchmarks.gpu_budget import contenders, search_cost_of
 from benchmarks.gpu_subject import SCHEDULES, Extent, Subject
 from benchmarks.timing import Deadline, or_out_of_memory
 from gensift.errors import DeviceError
-from samplers.diffusion.schedule import Prices
+from samplers.diffusion.schedule import UnitCosts
 
 BUDGET, STEPS = 3, 6
 OPTIONS = ["--tiny", "--device", "cpu", "--dtype", "float32", "--sdxl-size", "64", "--flux-size"]
@@ -58,8 +58,8 @@ def test_hardware_versions_and_extent_are_named(found) -> None:
 
 
 def test_prices_are_given_in_both_units(pipeline) -> None:
-    for price in pipeline["prices"].values():
-        assert min(price["step"], price["verdict"], price["preview"]) > 0
+    for costs in pipeline["prices"].values():
+        assert min(costs["step"], costs["verdict"], costs["preview"]) > 0
 
 
 def test_every_contender_does_the_planned_work_within_the_budget(pipeline) -> None:
@@ -114,8 +114,8 @@ def test_bfloat16_runs_too(tmp_path) -> None:
 
 
 def test_what_the_time_limit_does_not_allow_is_left_out(tmp_path, monkeypatch) -> None:
-    price = Prices(step=1.0, verdict=1.0)
-    monkeypatch.setattr(gpu.budget, "prices", lambda *_: {"flops": price, "seconds": price})
+    costs = UnitCosts(step=1.0, scoring=1.0)
+    monkeypatch.setattr(gpu.budget, "prices", lambda *_: {"flops": costs, "seconds": costs})
     gpu.main([*OPTIONS, "--sizes", "flux", "--output", str(tmp_path), "--time-limit-s", "0"])
     found = json.loads((tmp_path / "gpu.json").read_text())["pipelines"]["flux"]
     assert found.pop("next_scale") == {"skipped": gpu.NO_SCALES}
@@ -181,20 +181,23 @@ def test_quick_measures_less_and_single_options_go_before_it(tmp_path) -> None:
 
 
 def test_a_free_verdict_lets_pruning_consider_more_candidates() -> None:
-    price = {"flops": Prices(step=1.0), "seconds": Prices(step=1.0, verdict=0.1, preview=0.01)}
-    chosen = contenders(price, 10, 20)
+    costs = {
+        "flops": UnitCosts(step=1.0),
+        "seconds": UnitCosts(step=1.0, scoring=0.1, preview=0.01),
+    }
+    chosen = contenders(costs, 10, 20)
     for (name, count), units in chosen.items():
         assert count > 10 or name == "best-of-n"
         for unit in units:
-            allowed = search_cost_of("best-of-n", 10, 20, price)[unit]
-            assert search_cost_of(name, count, 20, price)[unit] <= allowed
-            assert search_cost_of(name, count + 1, 20, price)[unit] > allowed
+            allowed = search_cost_of("best-of-n", 10, 20, costs)[unit]
+            assert search_cost_of(name, count, 20, costs)[unit] <= allowed
+            assert search_cost_of(name, count + 1, 20, costs)[unit] > allowed
 
 
 def test_a_search_too_dear_for_one_candidate_is_left_out() -> None:
-    price = {"flops": Prices(step=1.0, verdict=100.0, preview=100.0)}
-    assert contenders(price, 1, 20)["ttsnap, clean schedule", 0] == ["flops"]
-    assert contenders(price, 1, 20)["best-of-n", 1] == ["flops"]
+    costs = {"flops": UnitCosts(step=1.0, scoring=100.0, preview=100.0)}
+    assert contenders(costs, 1, 20)["ttsnap, clean schedule", 0] == ["flops"]
+    assert contenders(costs, 1, 20)["best-of-n", 1] == ["flops"]
 
 
 @pytest.mark.parametrize(
@@ -237,12 +240,12 @@ def subject():
 
 
 def test_sections_are_estimated(subject) -> None:
-    price = {"flops": Prices(step=1.0), "seconds": Prices(step=0.1)}
+    costs = {"flops": UnitCosts(step=1.0), "seconds": UnitCosts(step=0.1)}
     extent = Extent(budget=10, candidates=16)
-    estimate = gpu_sections.seconds_per_round("row_gate", subject, extent, price)
+    estimate = gpu_sections.seconds_per_round("row_gate", subject, extent, costs)
     assert estimate == pytest.approx(2 * 16 * 20 * 0.1)
     whole = 10 * 20 * 0.1
-    estimate = gpu_sections.seconds_per_round("equal_budget", subject, extent, price)
+    estimate = gpu_sections.seconds_per_round("equal_budget", subject, extent, costs)
     # Three contenders that each nearly spend the budget, and four steps of warm-up.
     assert 2.8 * whole < estimate <= 3 * whole * 1.2
 

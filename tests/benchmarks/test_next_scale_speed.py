@@ -7,8 +7,8 @@ from contextlib import redirect_stdout
 import pytest
 from helpers.zoo_sized import save_random_infinity
 
+from apps.training.zoo.shapes_tokenizer import SCHEDULE
 from benchmarks import next_scale_speed
-from gensift.zoo.recipes.shapes_tokenizer import SCHEDULE
 
 COUNTS, PAIRS = (1, 2), 2
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import gensift
+from apps.training.zoo.noise_aware_evaluation import RECORDING, record_held_out_prompts
 from benchmarks.contenders import Contender, run_once
 from benchmarks.ttsnap_offline import BUDGETS
 from benchmarks.ttsnap_tuner import advised, promised_and_kept, replayed
 from gensift.zoo.shapes.geneval import prompts_of
-from samplers.diffusion.schedule import Checkpoint, Prices
-from samplers.recipes.noise_aware_evaluation import RECORDING, record_held_out_prompts
+from samplers.diffusion.schedule import Checkpoint, UnitCosts
 from samplers.tuning.pool import best_of_n_curve
 from samplers.tuning.recordings import ScoreTensors
 from samplers.tuning.scored_recording import scored
@@ -42,7 +42,7 @@ def test_advice_is_worth_more_than_best_of_n_where_early_scores_tell_something(
     early = np.repeat(final[:, :, None], 20, axis=2)
     scores = ScoreTensors.single(early if is_perfect else rng.normal(size=early.shape), final)
     pool = best_of_n_curve(final).mean(0)
-    rows = advised(scores, Prices(step=1.0, verdict=3.0, preview=0.5), pool)
+    rows = advised(scores, UnitCosts(step=1.0, scoring=3.0, preview=0.5), pool)
     assert [row["budget"] for row in rows] == list(BUDGETS)
     for row in rows:
         assert row["best_of_n"] == row["budget"]
@@ -57,7 +57,7 @@ def test_a_replayed_search_finds_the_winners_that_the_simulation_names(tmp_path:
     recording = record_held_out_prompts(tmp_path, per_category=1, config=config)
     reward, pipe = gensift.load_reward("shapes-clip"), gensift.load_pipeline("shapes-flux")
     scores = scored(recording, reward)
-    dear = Prices(step=1.0, verdict=3.0, preview=0.5)
+    dear = UnitCosts(step=1.0, scoring=3.0, preview=0.5)
     found = tune(scores, dear, TuneConfig(budget=4 * 23.0))
     found = replace(found, checkpoints=(Checkpoint(9, 0.4),), num_candidates=7)
     row = replayed(pipe, reward, recording, scores, found)

@@ -11,15 +11,15 @@ from helpers.tiny_models import kl_vae
 from PIL import Image
 from torch import Tensor
 
-from gensift.pipelines.bfm.training.batches import make_batch
-from gensift.pipelines.bfm.training.encoded import EncodedPictures, Encoding, encoded_files
-from gensift.pipelines.bfm.training.losses import VelocityLoss
-from gensift.pipelines.bfm.training.options import BFMTraining
-from gensift.pipelines.bfm.training.order import RowOrder
-from gensift.pipelines.bfm.training.pictures import PictureFolder
-from gensift.pipelines.bfm.training.stages import build_stages
-from gensift.pipelines.bfm.training.start import LatentShape, Start, start_model
-from gensift.pipelines.bfm.training.trainer import Trainer
+from apps.training.bfm.batches import make_batch
+from apps.training.bfm.encoded import EncodedPictures, Encoding, encoded_files
+from apps.training.bfm.losses import VelocityLoss
+from apps.training.bfm.options import BFMTraining
+from apps.training.bfm.order import RowOrder
+from apps.training.bfm.pictures import PictureFolder
+from apps.training.bfm.stages import build_stages
+from apps.training.bfm.start import LatentShape, Start, start_model
+from apps.training.bfm.trainer import Trainer
 from gensift.randomness import derived_seed
 
 CLASSES = ("dark", "light")

@@ -30,8 +30,8 @@ def make(rows: int = ROWS, strength: float = 2.0, seed: int = 0, **changes: Any)
     """Rows with 5, 4, 3, 5, .. open positions, some settled ones, and some that are neither."""
     random = generator(seed)
     positions = torch.stack([torch.randperm(LENGTH, generator=random) for _ in range(rows)])
-    settled = torch.zeros(rows, LENGTH, dtype=torch.bool)
-    settled.scatter_(1, positions[:, WIDTH : WIDTH + 3], True)
+    committed = torch.zeros(rows, LENGTH, dtype=torch.bool)
+    committed.scatter_(1, positions[:, WIDTH : WIDTH + 3], True)
     count = torch.tensor([WIDTH - index % 3 for index in range(rows)])
     made = Candidates(
         logits=3 * torch.randn(rows, WIDTH, VOCAB, generator=random),
@@ -39,7 +39,7 @@ def make(rows: int = ROWS, strength: float = 2.0, seed: int = 0, **changes: Any)
         is_open=torch.arange(WIDTH) < count[:, None],
         # Few different tokens, so that a row has the same one twice.
         tokens=torch.randint(16, 19, (rows, LENGTH), generator=random),
-        is_committed=settled,
+        is_committed=committed,
         strength=torch.full((rows,), strength),
         seeds=[100 + index for index in range(rows)],
         step=3,

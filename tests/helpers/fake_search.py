@@ -1,9 +1,9 @@
 """A sampler, pipeline and rewards that cost nothing, for tests of the command line.
 
 In a test: `fake_search.install(monkeypatch.setattr, monkeypatch.setitem)`, then call
-`apps.generate.main`. In a process of its own: `python -m helpers.fake_search OPTIONS`, where
-FAKE_KILL=search:2 (or line:2) ends the process by SIGKILL in the search for (or just before the
-results line of) the prompt with index 2.
+`apps.commands.generate.main`. In a process of its own: `python -m helpers.fake_search OPTIONS`,
+where FAKE_KILL=search:2 (or line:2) ends the process by SIGKILL in the search for (or just before
+the results line of) the prompt with index 2.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _trace(prompt: str, seeds: Any, scores: Any, best: Any, images: Any) -> Prom
 
 def install(set_attribute: Any, set_item: Any) -> None:
     """Put the fakes in place of the real ones, by functions like those of `monkeypatch`."""
-    import apps.preparation
+    import apps.jobs.preparation
     import samplers.registry
 
     samplers_found: Registry[Any] = Registry("sampler", "none")
@@ -179,8 +179,8 @@ def install(set_attribute: Any, set_item: Any) -> None:
     set_item(sys.modules, "rewards.registry", rewards)
     set_item(sys.modules, "samplers.diffusion.guidance", guidance)
     set_attribute(samplers.registry, "SAMPLERS", samplers_found)
-    set_attribute(apps.preparation, "SAMPLERS", samplers_found)
-    set_attribute(apps.preparation, "silence_libraries", lambda: None)
+    set_attribute(apps.jobs.preparation, "SAMPLERS", samplers_found)
+    set_attribute(apps.jobs.preparation, "silence_libraries", lambda: None)
     set_attribute(loading, "call_defaults", lambda pipeline: {"num_inference_steps": STEPS})
     _install_loading(set_attribute)
 
@@ -199,7 +199,7 @@ def _install_loading(set_attribute: Any) -> None:
 
 
 def _kill_when_told() -> None:
-    import apps.run_generate as run
+    import apps.jobs.run as run
 
     where, _, index = os.environ.get("FAKE_KILL", "").partition(":")
     if not where:
@@ -217,7 +217,7 @@ def _kill_when_told() -> None:
 
 
 if __name__ == "__main__":
-    from apps.generate import main
+    from apps.commands.generate import main
 
     install(setattr, lambda mapping, key, value: mapping.__setitem__(key, value))
     _kill_when_told()

@@ -10,8 +10,8 @@ from helpers.tiny_pipelines import GUIDANCE_FACTOR
 
 from gensift.denoising.modules import denoisers_of
 from gensift.denoising.observer import StepEvent, keep_rows, observe_scheduler
-from samplers.diffusion.attachment import gate_denoisers
 from samplers.diffusion.callback import num_steps_of
+from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.row_gate import LiveRows
 
 NUM_ROWS = 6

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rewards.noise_aware.options import NoiseAwareTraining
+from apps.training.noise_aware.options import NoiseAwareTraining
+from apps.training.noise_aware.training import train
 from rewards.noise_aware.recording import Recording, RecordingWriter, Shard
-from rewards.noise_aware.training import train
 from rewards.noise_aware.weights import NoiseAwareWeights
 from rewards.protocol import Images, to_tensor
 

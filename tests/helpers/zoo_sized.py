@@ -7,13 +7,13 @@ from pathlib import Path
 
 from transformers import T5EncoderModel
 
+from apps.training.zoo import shapes_tokenizer
+from apps.training.zoo.shapes_infinity import build_transformer
+from apps.training.zoo.shapes_tokenizer import SCHEDULE
+from apps.training.zoo.vocabulary import build_t5_tokenizer
 from gensift.pipelines.infinity.pipeline import InfinityPipeline
 from gensift.pipelines.loading import CALL_DEFAULTS
 from gensift.zoo.catalog import model_folder
-from gensift.zoo.recipes import shapes_tokenizer
-from gensift.zoo.recipes.shapes_infinity import build_transformer
-from gensift.zoo.recipes.shapes_tokenizer import SCHEDULE
-from gensift.zoo.recipes.vocabulary import build_t5_tokenizer
 
 
 def save_random_infinity(folder: Path) -> Path:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gensift.zoo.recipes.vocabulary import build_clip_tokenizer
+from apps.training.zoo.vocabulary import build_clip_tokenizer
 
 CONTEXT = 16
 

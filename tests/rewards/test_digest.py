@@ -3,9 +3,9 @@
 import torch
 from helpers.noise_aware import SIGMAS, toy_reward
 
+from apps.training.noise_aware.training import trainable_weights
 from rewards.digest import weights_digest
 from rewards.noise_aware.reward import NoiseAwareReward
-from rewards.noise_aware.training import trainable_weights
 from rewards.noise_aware.weights import make_weights
 
 

@@ -6,8 +6,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel
 
+from apps.training.zoo.vocabulary import build_clip_tokenizer
 from gensift.errors import ConfigError, DeviceError
-from gensift.zoo.recipes.vocabulary import build_clip_tokenizer
 from rewards.pickscore import load_pickscore
 from rewards.preprocess import Preprocess
 from rewards.registry import load_reward

@@ -185,16 +185,16 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
             `(rows, width, vocabulary)`.
         """
         if guidance_scale != 1:
-            blind = tokens.clone()
-            blind[:, :prompt_length] = self.mask_token_id
+            masked_prompt = tokens.clone()
+            masked_prompt[:, :prompt_length] = self.mask_token_id
             tokens, is_real, columns = (
                 torch.cat(pair)
-                for pair in ((tokens, blind), (is_real, is_real), (columns, columns))
+                for pair in ((tokens, masked_prompt), (is_real, is_real), (columns, columns))
             )
         logits = self._logits(tokens, is_real, columns)
         if guidance_scale != 1:
-            told, untold = logits.chunk(2)
-            logits = untold + guidance_scale * (told - untold)
+            cond, uncond = logits.chunk(2)
+            logits = uncond + guidance_scale * (cond - uncond)
         return forbid(logits, [self.mask_token_id])
 
     def _logits(self, tokens: Tensor, is_real: Tensor, columns: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
                 that it returns take the place of the tokens.
             callback_on_step_end_tensor_inputs: which tensors it gets: `input_ids` (prompt and
                 response), `logits` (rows, block, vocabulary) at `columns`, and `committed`, bool
-                (rows, block), what this step has settled.
+                (rows, block), what this step has committed.
 
         Raises:
             ConfigError: an argument is out of range.

@@ -24,7 +24,7 @@ from gensift.pipelines.llada.settings import DecodingSettings
 
 @dataclass(frozen=True)
 class Step:
-    """One forward pass and what it settled.
+    """One forward pass and what it committed.
 
     Attributes:
         index: of the step, over all blocks.

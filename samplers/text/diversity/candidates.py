@@ -18,8 +18,8 @@ class Candidates:
         positions: int64 `(rows, width)`, where in the response each of them lies.
         is_open: bool `(rows, width)`; false where a row has fewer such positions.
         tokens: int64 `(rows, length)`, the response as it stands.
-        is_committed: bool `(rows, length)`, which of `tokens` are settled. Positions that are
-            neither settled nor open count as nothing.
+        is_committed: bool `(rows, length)`, which of `tokens` are committed. Positions that are
+            neither committed nor open count as nothing.
         strength: float32 `(rows,)`, L2 norm of the largest push of a position; 0 for none.
         seeds: one per row; they and `step` decide what is drawn at random.
         step: index of the decoding step.

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from gensift.errors import ConfigError
 from samplers.text.diversity.basis import Basis
+from samplers.text.diversity.batched import fits_together, push_together
 from samplers.text.diversity.candidates import Candidates, Diversified
 from samplers.text.diversity.config import DiversityConfig
 from samplers.text.diversity.dpp import push_jointly
 from samplers.text.diversity.rows import Rows
 from samplers.text.diversity.sequential import SEQUENTIAL, push_in_order
-from samplers.text.diversity.together import fits_together, push_together
 
 
 class Diversifier:

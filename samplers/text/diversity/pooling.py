@@ -4,7 +4,7 @@ Every pooling is a function that returns its result together with its vector-Jac
 no graph of the whole batch is built. `visible` stands for the probabilities that count.
 
 Source: arXiv 2603.04893, code: FeatureExtractor. Unlike there, positions that are neither open nor
-settled take no part.
+committed take no part.
 """
 
 from __future__ import annotations
@@ -58,24 +58,24 @@ def _max(row: Row) -> Pooled:
         vector = row.visible.new_zeros(row.visible.shape[1])
         return Pooled(vector.index_fill_(0, tokens, 1), lambda _: Dense(row.visible))
     peaks, winners = column_maxima(row.visible)
-    # A settled token is a one-hot: 1 in its own column, at the first position that has it.
+    # A committed token is a one-hot: 1 in its own column, at the first position that has it.
     first = torch.full_like(winners, row.length)
     first.scatter_reduce_(0, tokens, row.committed_positions, "amin")
     beats = (peaks[tokens] < 1) | (first[tokens] < row.positions[winners[tokens]])
-    settled = tokens[beats]
+    committed = tokens[beats]
 
     def vjp(gradient: Tensor) -> Gradient:
         # Settled positions are constants.
-        gradient = gradient.index_fill(0, settled, 0)
+        gradient = gradient.index_fill(0, committed, 0)
         if row.visible is row.probabilities:
             return Columns(winners, peaks, gradient)
         return Dense(torch.zeros_like(row.visible).scatter_(0, winners[None], gradient[None]))
 
-    return Pooled(peaks.index_fill(0, settled, 1), vjp)
+    return Pooled(peaks.index_fill(0, committed, 1), vjp)
 
 
 def _max_embedding(row: Row, embeddings: Tensor) -> Pooled:
-    """Largest expected embedding per channel over open and settled positions."""
+    """Largest expected embedding per channel over open and committed positions."""
     expected = torch.cat([row.visible @ embeddings, embeddings[row.committed_tokens]])
     order = torch.cat([row.positions, row.committed_positions]).argsort()
     if len(order) == 0:

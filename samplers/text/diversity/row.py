@@ -1,4 +1,4 @@
-"""One sample as the features see it: probabilities where it is open, tokens where it is settled."""
+"""One sample as the features see it: probabilities where it is open, tokens where committed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_row(
         index: of the row.
         logits: of the row as they are by now, `(width, vocab)`.
         top_k: how many probabilities per position count; 0 for all.
-        dropped: int64 `(tokens,)`, which do not count where they are settled.
+        dropped: int64 `(tokens,)`, which do not count where they are committed.
         memory: float32 `(width, vocab)`, for the probabilities; None for fresh memory.
     """
     slots, positions = _open_slots(candidates, index)
@@ -67,8 +67,8 @@ def read_row(
     counts = candidates.is_committed[index] & ~torch.isin(tokens, dropped)
     committed = counts.nonzero()[:, 0]
     visible = _largest(probabilities, top_k) if top_k else probabilities
-    settled = tokens[committed]
-    return Row(slots, positions, probabilities, visible, committed, settled, len(tokens))
+    committed_tokens = tokens[committed]
+    return Row(slots, positions, probabilities, visible, committed, committed_tokens, len(tokens))
 
 
 def _open_slots(candidates: Candidates, index: int) -> tuple[Slots, Tensor]:

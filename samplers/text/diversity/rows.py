@@ -8,7 +8,7 @@ from torch import Tensor
 from samplers.text.diversity.candidates import Candidates
 from samplers.text.diversity.config import DiversityConfig
 from samplers.text.diversity.feature import Feature, extract
-from samplers.text.diversity.push import gate, push
+from samplers.text.diversity.repulsion import gate, push
 from samplers.text.diversity.row import read_row
 
 

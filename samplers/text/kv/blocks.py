@@ -15,7 +15,7 @@ from samplers.text.state import Columns
 class BlockCache:
     """Keeps keys and values of what lies before the block and, `is_dual`, of what lies after it.
 
-    With an attention rule that looks at nothing behind the window, what is settled before it is
+    With an attention rule that looks at nothing behind the window, what is committed before it is
     computed once and stays exact; otherwise it is as old as the block. Every row begins its blocks
     in its own time.
 

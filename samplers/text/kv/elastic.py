@@ -77,7 +77,7 @@ class _Group:
 class ElasticCache:
     """Keeps inputs, queries, keys and values of every layer and recomputes from a drift downwards.
 
-    A step computes the window, what was settled since the last step, and the tokens that are
+    A step computes the window, what was committed since the last step, and the tokens that are
     watched. In each layer the attention of the watched tokens is compared with what it was; where
     it differs, all deeper layers of that row are recomputed for all positions in the same pass. A
     row's drift is its own affair: it does not depend on the rest of the batch.
@@ -196,14 +196,14 @@ class ElasticCache:
         return _Group(group.rows, Columns.where(everywhere), inputs.clone())
 
     def _watch(self, store: PositionStore, number: int, rows: Tensor, request: Request) -> None:
-        """Choose the settled tokens that the window looks at most."""
+        """Choose the committed tokens that the window looks at most."""
         columns, is_settled = request.columns, request.state.is_settled[rows]
         weights = self._weights(store, number, rows, columns.index[rows], request)
         is_open = columns.is_open[rows][:, None, :, None]
         attention = (weights * is_open).sum((1, 2))
         count = min(self._config.track, attention.shape[1])
         chosen = attention.masked_fill(~is_settled, -1).topk(count, dim=1).indices
-        # With fewer settled tokens than are to be watched, the first one counts several times.
+        # With fewer committed tokens than are to be watched, the first one counts several times.
         chosen = torch.where(is_settled.gather(1, chosen), chosen, chosen[:, :1])
         if number not in self._tracked:
             self._tracked[number] = torch.zeros(

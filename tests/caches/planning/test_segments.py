@@ -26,10 +26,10 @@ class Problem:
             if self.max_reuse is not None and end - first - 1 > self.max_reuse:
                 return np.inf
             for step in range(first + 1, end):
-                price = self.cost[first, step]
-                if np.isnan(price) or step in self.must_update:
+                costs = self.cost[first, step]
+                if np.isnan(costs) or step in self.must_update:
                     return np.inf
-                total += price
+                total += costs
         return total
 
     def enumerated(self) -> dict[int, Segments]:

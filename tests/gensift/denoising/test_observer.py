@@ -13,8 +13,8 @@ from helpers.tiny_schedulers import SCHEDULERS
 
 from gensift.denoising.observer import StepEvent, keep_rows, observe_scheduler
 from gensift.errors import ConfigError
-from samplers.diffusion.attachment import gate_denoisers
 from samplers.diffusion.callback import num_steps_of, observe_steps
+from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.row_gate import LiveRows
 
 

@@ -10,18 +10,18 @@ import torch
 from diffusers import DiffusionPipeline, FluxPipeline
 
 import gensift
+from apps.training.evaluation.answers import pass_at_k
+from apps.training.evaluation.classes import draw_classes
+from apps.training.evaluation.countdown_llada import answers
+from apps.training.evaluation.scenes import generate
+from apps.training.evaluation.shapes_flux import vae_fidelity
+from apps.training.evaluation.shapes_infinity import tokenizer_fidelity
+from apps.training.zoo.shapes_classes import CLASSES
 from gensift.pipelines.llada.pipeline import LLaDAPipeline
 from gensift.randomness import make_generators
 from gensift.zoo.catalog import ZOO, model_folder
 from gensift.zoo.countdown.checker import is_right
 from gensift.zoo.countdown.split import validation_problems
-from gensift.zoo.evaluation.answers import pass_at_k
-from gensift.zoo.evaluation.classes import draw_classes
-from gensift.zoo.evaluation.countdown_llada import answers
-from gensift.zoo.evaluation.scenes import generate
-from gensift.zoo.evaluation.shapes_flux import vae_fidelity
-from gensift.zoo.evaluation.shapes_infinity import tokenizer_fidelity
-from gensift.zoo.recipes.shapes_classes import CLASSES
 from gensift.zoo.shapes.geneval import prompts_of
 from gensift.zoo.shapes.grammar import all_meanings, parse, true_meanings
 from gensift.zoo.shapes.scenes import scene_for

@@ -10,7 +10,7 @@ from open_clip.model import CLIP
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
-from gensift.zoo.recipes.vocabulary import build_clip_tokenizer
+from apps.training.zoo.vocabulary import build_clip_tokenizer
 from rewards.blip import BlipSizes
 from rewards.hpsv2 import load_hpsv2
 from rewards.imagereward import ImageRewardModel, load_imagereward

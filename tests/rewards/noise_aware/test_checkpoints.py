@@ -8,8 +8,8 @@ from helpers.noise_aware import (
     trained,
 )
 
+from apps.training.noise_aware.training import CHECKPOINT, NoiseAwareTraining, train
 from gensift.errors import ConfigError
-from rewards.noise_aware.training import CHECKPOINT, NoiseAwareTraining, train
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from helpers.noise_aware import brightness_reward
 from rewards.noise_aware.recording import Recording
-from rewards.noise_aware.training import NoiseAwareTraining, train
+from apps.training.noise_aware.training import NoiseAwareTraining, train
 
 folder, storages = Path(sys.argv[1]), sys.argv[2:]
 accelerator = Accelerator(cpu=True)

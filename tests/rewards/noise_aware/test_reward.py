@@ -7,10 +7,10 @@ from helpers.noise_aware import SIGMAS, ToyReward, assert_same_state, state_of, 
 from torch import nn
 from torch.func import functional_call
 
+from apps.training.noise_aware.training import trainable_weights
 from gensift.errors import ConfigError, RewardError
 from rewards.combine import CompositeReward
 from rewards.noise_aware.reward import NoiseAwareReward, check_base
-from rewards.noise_aware.training import trainable_weights
 from rewards.noise_aware.weights import make_weights
 from rewards.open_clip_score import OpenClipReward, load_clip_score
 from rewards.preprocess import Preprocess

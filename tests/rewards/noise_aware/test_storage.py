@@ -5,10 +5,10 @@ import torch
 from helpers.noise_aware import SIGMAS, EveryShape, ToyReward, equal_weights, toy_reward
 from safetensors.torch import load_file, save_file
 
+from apps.training.noise_aware.training import trainable_weights
 from gensift.errors import ConfigError
 from rewards.noise_aware.reward import NoiseAwareReward
 from rewards.noise_aware.storage import CONFIG, TENSORS, load_noise_aware, save_weights
-from rewards.noise_aware.training import trainable_weights
 from rewards.noise_aware.weights import make_weights
 from rewards.open_clip_score import load_clip_score
 from rewards.registry import load_reward

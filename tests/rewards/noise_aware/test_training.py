@@ -15,9 +15,7 @@ from helpers.noise_aware import (
     trained,
 )
 
-from gensift.errors import ConfigError
-from rewards.noise_aware.reward import NoiseAwareReward
-from rewards.noise_aware.training import (
+from apps.training.noise_aware.training import (
     NoiseAwareTraining,
     Phase,
     distillation_loss,
@@ -26,6 +24,8 @@ from rewards.noise_aware.training import (
     train,
     trainable_weights,
 )
+from gensift.errors import ConfigError
+from rewards.noise_aware.reward import NoiseAwareReward
 
 from .conftest import BASES
 

@@ -74,10 +74,10 @@ def test_top_k_breaks_ties_by_index() -> None:
 
 
 def test_adaptive_repeats_nobody_while_weights_are_even() -> None:
-    even, uneven = torch.zeros(4), torch.tensor([0.0, 0.0, 20.0, 0.0])
+    even, nonuniform = torch.zeros(4), torch.tensor([0.0, 0.0, 20.0, 0.0])
     for seed in range(20):
         assert len(set(draw_parents("adaptive", even, 3, generator(seed)))) == 3
-        assert draw_parents("adaptive", uneven, 3, generator(seed)) == [2, 2, 2]
+        assert draw_parents("adaptive", nonuniform, 3, generator(seed)) == [2, 2, 2]
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -11,8 +11,8 @@ from helpers.tiny_models import unet
 from helpers.tiny_pipelines import FAMILIES, build, text
 
 from gensift.errors import UnsupportedPipelineError
-from samplers.diffusion.attachment import gate_denoisers
 from samplers.diffusion.callback import num_steps_of
+from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.guidance import guidance_argument, guidance_rows
 from samplers.diffusion.row_gate import LiveRows
 

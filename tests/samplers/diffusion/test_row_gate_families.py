@@ -19,7 +19,7 @@ from helpers.gated_runs import (
 from helpers.tiny_pipelines import FAMILIES, GUIDANCE_FACTOR, Tiny, build
 
 from gensift.denoising.observer import StepEvent, observe_scheduler
-from samplers.diffusion.attachment import gate_denoisers
+from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.row_gate import LiveRows
 
 # Batched kernels round differently from those for one row; random weights make it 1e-7 to 3e-6.

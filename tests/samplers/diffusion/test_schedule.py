@@ -7,18 +7,18 @@ from hypothesis import strategies as st
 from gensift.errors import ConfigError
 from samplers.diffusion.schedule import (
     Checkpoint,
-    Prices,
     PruningSchedule,
+    UnitCosts,
     cost_per_candidate,
     denoising_steps,
     largest_search,
+    num_scored,
     plan_stages,
     search_cost,
     survivors,
-    verdicts,
 )
 
-FLUX = Prices(step=9.9, verdict=1.2)
+FLUX = UnitCosts(step=9.9, scoring=1.2)
 SINGLE = (Checkpoint(2, 0.4), Checkpoint(6, 0.4), Checkpoint(11, 0.5))
 JOINT = (Checkpoint(4, 0.4), Checkpoint(6, 0.5), Checkpoint(11, 0.6))
 
@@ -53,7 +53,7 @@ def test_published_survivors() -> None:
     assert [stage.alive for stage in stages] == [38, 15, 6, 3]
     # 38 candidates for 3 steps, 15 for 4, 6 for 5, 3 for the last 8.
     assert denoising_steps(stages) == 38 * 3 + 15 * 4 + 6 * 5 + 3 * 8
-    assert verdicts(stages) == 38 + 15 + 6 + 3
+    assert num_scored(stages) == 38 + 15 + 6 + 3
 
 
 @given(
@@ -76,7 +76,7 @@ def test_planned_steps_equal_a_step_by_step_count(
             alive = max(1, round(alive * ratios[index]))
     stages = plan_stages(checkpoints, num_steps, count, 1)
     assert denoising_steps(stages) == steps
-    assert verdicts(stages) == scored + alive
+    assert num_scored(stages) == scored + alive
 
 
 @given(st.integers(1, 3), st.floats(30, 5000))

@@ -20,10 +20,10 @@ from gensift.errors import ConfigError, UnsupportedPipelineError
 from rewards.protocol import Reward
 from samplers.diffusion.attach import PipelineCall
 from samplers.diffusion.best_of_n import BestOfN
-from samplers.diffusion.prices import measure_prices
 from samplers.diffusion.schedule import search_cost
 from samplers.diffusion.search import DiffusionSearch, Plan
 from samplers.diffusion.ttsnap import TTSnap
+from samplers.diffusion.unit_costs import measure_unit_costs
 
 STEPS = 10
 CALL = {**SIZE, "num_inference_steps": STEPS}
@@ -162,12 +162,12 @@ def test_a_budget_in_flops_buys_the_largest_search_that_fits(
 ) -> None:
     pipe = speaking("flux")
     call = PipelineCall.bind(pipe, type(pipe).__call__, (), {"prompt": [PROMPT], **PRICED})
-    prices = measure_prices(call, contrast, "flops")
-    assert prices.step > 0 and prices.verdict > 0
+    unit_costs = measure_unit_costs(call, contrast, "flops")
+    assert unit_costs.step > 0 and unit_costs.scoring > 0
 
     def flops_of(count: int) -> float:
         plan = search(contrast, num_candidates=count).plan(pipe, 1, **PRICED)
-        return search_cost(plan.stages, prices)
+        return search_cost(plan.stages, unit_costs)
 
     for budget, expected in ((flops_of(5), 5), (flops_of(5) - 1, 4)):
         assert flops_of(4) < flops_of(5) < flops_of(6)

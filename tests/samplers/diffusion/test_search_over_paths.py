@@ -60,10 +60,10 @@ def test_latents_of_a_single_path_follow_the_closed_form() -> None:
     (root,) = candidate_seeds(0, 0, 1)
     drawn = torch.randn(1, 4, 8, 8, generator=generators([root])[0])
     x = pipe._pack_latents(drawn, 1, 4, 8, 8).double()
-    legs = search.legs(8)
-    assert len(legs) > 2
-    for number, (before, leg) in enumerate(pairwise(legs), 1):
-        low, high = sigmas[before.end], sigmas[leg.start]
+    segments = search.segments(8)
+    assert len(segments) > 2
+    for number, (before, segment) in enumerate(pairwise(segments), 1):
+        low, high = sigmas[before.end], sigmas[segment.start]
         ratio = (1 - high) / (1 - low)
         noise = torch.randn(x.shape[1:], generator=generators([candidate_seed(root, number, 0)])[0])
         x = ratio * x + (high**2 - ratio**2 * low**2).sqrt() * noise.double()
@@ -113,8 +113,8 @@ def test_planned_cost_is_spent_cost(family: str, scheduler: str | None, outputs:
     planned = search.plan(pipe, 2, **CALL)
     output = found(search, pipe, ["a", "b"])
     assert output.cost.difference(planned.cost) == {}
-    first, *legs = search.legs(8)
-    steps = 3 * len(first) + 6 * sum(map(len, legs))
+    first, *segments = search.segments(8)
+    steps = 3 * len(first) + 6 * sum(map(len, segments))
     assert planned.cost.nfe == 2 * steps * (1 if family == "flux" else 2)
     assert [len(result.samples) for result in output.results] == [outputs] * 2
     stages = [(s.step_index, len(s.alive), len(s.kept)) for s in output.trace.prompts[0].stages]

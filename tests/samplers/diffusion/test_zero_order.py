@@ -35,12 +35,12 @@ def found(search: Any, pipe: Any, prompts: Any = PROMPT, **call: Any) -> Any:
 def test_the_first_round_alone_is_best_of_n_bit_for_bit(family: str, scheduler: str | None) -> None:
     pipe = speaking(family, scheduler)
     options = {"num_candidates": 5, "num_outputs": 2}
-    climb = found(ZeroOrder(contrast, rounds=0, **options), pipe)
+    state = found(ZeroOrder(contrast, rounds=0, **options), pipe)
     best = found(BestOfN(contrast, **options), pipe)
-    assert torch.equal(climb.results[0].samples, best.results[0].samples)
-    assert (climb.seeds, climb.rewards) == (best.seeds, best.rewards)
-    assert climb.results[0].mean_reward == pytest.approx(best.results[0].mean_reward)
-    assert climb.cost.same_work(best.cost)
+    assert torch.equal(state.results[0].samples, best.results[0].samples)
+    assert (state.seeds, state.rewards) == (best.seeds, best.rewards)
+    assert state.results[0].mean_reward == pytest.approx(best.results[0].mean_reward)
+    assert state.cost.same_work(best.cost)
     longer = found(ZeroOrder(contrast, rounds=2, **options), pipe)
     (first, plain) = longer.trace.prompts[0].stages[0], best.trace.prompts[0].stages[0]
     assert first.combined == plain.combined and first.round == 0

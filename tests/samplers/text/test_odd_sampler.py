@@ -215,11 +215,11 @@ def test_strength_falls_with_what_is_settled(listening: type[Listening]) -> None
     run(pipeline(layers=2), {"alpha": 8.0}, call, PROMPTS[:1], SEEDS[:1])
     strengths = []
     for candidates in listening.heard:
-        settled = candidates.is_committed.float().mean(1)
-        assert torch.allclose(candidates.strength, 8 * (1 - settled))
+        committed = candidates.is_committed.float().mean(1)
+        assert torch.allclose(candidates.strength, 8 * (1 - committed))
         assert torch.equal(candidates.is_committed, candidates.tokens != MASK)
         strengths.append(candidates.strength)
-        # Only what the block may settle is open, and it is masked.
+        # Only what the block may commit is open, and it is masked.
         for row in range(4):
             at = candidates.positions[row][candidates.is_open[row]]
             assert not bool(candidates.is_committed[row, at].any())
@@ -232,9 +232,9 @@ def test_special_tokens_are_protected_and_seeds_are_those_of_rows(
     pipe = pipeline(layers=1)
     run(pipe, {"max_rows": 3}, {})
     assert listening.protected == {0, 1, 2, 3} == set(pipe.special_ids)
-    told = [list(candidates.seeds) for candidates in listening.heard if candidates.step == 0]
+    cond = [list(candidates.seeds) for candidates in listening.heard if candidates.step == 0]
     # Batches of three rows, by prompt.
-    assert told == [
+    assert cond == [
         [11, 12, 13], [14], [21, 22], [23, 24], [31], [32, 33, 34],
     ]  # fmt: skip
 

@@ -123,7 +123,7 @@ def check(sampler: Any, pipe: Any, prompts: list[str], call: dict[str, Any], row
     assert torch.equal(pipe.seen, tokens)
     branches = 1 if call["guidance_scale"] == 1 else 2
     blocks = -(-length // (call["block_length"] or length))
-    # Each pass settles a token of each row that it runs.
+    # Each pass commits a token of each row that it runs.
     assert rows * branches <= again.cost.nfe <= rows * branches * (length + blocks)
     assert again.cost.nfe <= rows * branches * length
 

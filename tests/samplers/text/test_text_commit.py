@@ -1,4 +1,4 @@
-"""How many and which tokens a step settles, against the rules as they are published."""
+"""How many and which tokens a step commits, against the rules as they are published."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def check(rule: CommitRule, wanted: Callable[[list[float]], set[int]], given: Pa
         found = confidences(seed)
         chosen = rule.choose(found, given or pace(WIDTH, WIDTH, 0, len(found)))
         for row, values in enumerate(found.tolist()):
-            settled = set(chosen[row].nonzero()[:, 0].tolist())
-            assert settled == wanted(values) and settled
+            committed = set(chosen[row].nonzero()[:, 0].tolist())
+            assert committed == wanted(values) and committed
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,9 @@ class Naive:
                 along = {"keys": 2, "heads": 0}[self.axis]
                 drifts = float(cosine_similarity(before, now, dim=along).mean()) < self.gamma
             attention = self.rows(number, window).sum((0, 1))
-            settled = [at for at in everything if tokens[at] != MASK]
-            settled.sort(key=lambda at: -float(attention[at]))
-            self.tracked[number] = settled[: self.track]
+            committed = [at for at in everything if tokens[at] != MASK]
+            committed.sort(key=lambda at: -float(attention[at]))
+            self.tracked[number] = committed[: self.track]
             if drifts and number + 1 < LAYERS:
                 self.write(number + 1, "input", asked, hidden)
                 hidden, asked, is_full = (
@@ -101,7 +101,7 @@ def begin(rows: list[list[int]], width: int | None = None) -> DecodingState:
 
 
 def ask(policy: ElasticCache, state: DecodingState, window: int = 4) -> Tensor:
-    """Logits of the leftmost masks; what was settled is known from then on."""
+    """Logits of the leftmost masks; what was committed is known from then on."""
     masked = state.is_masked & (state.is_masked.long().cumsum(1) <= window)
     columns = Columns.where(masked)
     within = Columns(columns.index + state.prompt_length, columns.is_open)
@@ -110,13 +110,13 @@ def ask(policy: ElasticCache, state: DecodingState, window: int = 4) -> Tensor:
     return logits
 
 
-def settle(state: DecodingState, row: int, at: int, token: int) -> None:
+def commit(state: DecodingState, row: int, at: int, token: int) -> None:
     state.response[row, at] = token
     state.changed[row, state.prompt_length + at] = True
 
 
 WRITES = [(2, 20), (0, 11), (1, 30), (4, 8)]
-"""What is settled after each step: position of the response and token."""
+"""What is committed after each step: position of the response and token."""
 
 
 @pytest.mark.parametrize("axis", ["keys", "heads"])
@@ -136,7 +136,7 @@ def test_it_is_the_algorithm(gamma: float, track: int, axis: Any) -> None:
         tracked = [policy._tracked[number][0].tolist() for number in range(LAYERS)]
         assert [sorted(ids) for ids in tracked] == [sorted(ids) for ids in naive.tracked]
         assert policy.work.computed == pytest.approx(naive.computed)
-        settle(state, 0, at, token)
+        commit(state, 0, at, token)
         changed = [5 + at]
     if gamma == -1:
         assert naive.recomputed == [0] * STEPS
@@ -153,7 +153,7 @@ def test_some_gammas_recompute_sometimes() -> None:
         for at, token in WRITES:
             window = [5 + i for i in state.is_masked[0].nonzero()[:, 0].tolist()][:4]
             naive.step(state.tokens[0].tolist(), window, changed)
-            settle(state, 0, at, token)
+            commit(state, 0, at, token)
             changed = [5 + at]
         counts |= set(naive.recomputed[1:])
     assert counts == set(range(LAYERS))
@@ -167,8 +167,8 @@ def test_work_by_hand(gamma: float) -> None:
     state = begin([PROMPT, PROMPT])
     ask(policy, state)
     assert (policy.work.computed, policy.work.reused) == (26, 0)
-    settle(state, 0, 0, 20)
-    settle(state, 1, 0, 30)
+    commit(state, 0, 0, 20)
+    commit(state, 1, 0, 30)
     counts = []
     for row in range(2):
         watched = {int(policy._tracked[number][row]) for number in range(LAYERS)}
@@ -198,7 +198,7 @@ def test_the_drift_of_a_row_is_its_own(axis: Any) -> None:
             work.append([policy.work.computed for policy in policies])
             for state in states:
                 for row in range(len(state)):
-                    settle(state, row, at, token)
+                    commit(state, row, at, token)
         # The second row has three columns of padding, which full passes compute.
         alone = [work[-1][1] - work[0][1], work[-1][2] - work[0][2]]
         mixed += alone[0] != alone[1]
@@ -214,16 +214,16 @@ def test_rows_can_be_dropped() -> None:
     for policy, state in zip(policies, states, strict=True):
         ask(policy, state)
     for row, other in ((0, None), (1, 1), (2, 0)):
-        settle(states[0], row, 1, 10 + row)
+        commit(states[0], row, 1, 10 + row)
         if other is not None:
-            settle(states[1], other, 1, 10 + row)
+            commit(states[1], other, 1, 10 + row)
     keep = torch.tensor([2, 1])
     policies[0].select(keep)
     kept = states[0].select(keep)
     for _ in range(2):
         assert torch.allclose(ask(policies[0], kept), ask(policies[1], states[1]), atol=1e-5)
         for state in (kept, states[1]):
-            settle(state, 0, 3, 22)
+            commit(state, 0, 3, 22)
 
 
 @pytest.mark.parametrize("period", [1, 2, 3])
@@ -240,7 +240,7 @@ def test_full_passes_come_in_time(period: int) -> None:
             columns = 5 + state.is_masked[0].nonzero()[:4, 0]
             exact = model(state.tokens).logits[:, columns]
             assert torch.allclose(found, exact, atol=1e-5)
-        settle(state, 0, at, token)
+        commit(state, 0, at, token)
     assert [cost == pytest.approx(13) for cost in spent] == [
         step % period == 0 for step in range(STEPS)
     ]
@@ -253,7 +253,7 @@ def test_all_masks_may_be_computed() -> None:
         policy = ElasticCache(transformer(LAYERS), ElasticConfig(gamma=-1, all_masks=everything))
         state = begin([PROMPT])
         ask(policy, state, window=2)
-        settle(state, 0, 0, 20)
+        commit(state, 0, 0, 20)
         ask(policy, state, window=2)
         work.append(policy.work.computed - 13)
     assert work[1] == pytest.approx(work[0] + 5)  # 7 masks instead of 2

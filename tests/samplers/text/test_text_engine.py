@@ -261,7 +261,7 @@ def test_the_end_may_be_banned(stops: bool) -> None:
 
 
 def test_a_late_end_is_settled_after_all_else() -> None:
-    """Rows by an oracle: whenever an end is settled, nothing else was proposed."""
+    """Rows by an oracle: whenever an end is committed, nothing else was proposed."""
     pipe = pipeline(Oracle(vocabulary=6))
     proposals: list[tuple[Tensor, Tensor]] = []
     model = pipe.transformer
@@ -293,11 +293,11 @@ def test_a_late_end_is_settled_after_all_else() -> None:
 def test_newlines_end_blocks_without_being_told() -> None:
     pipe = pipeline(layers=2)
     found = run(pipe, window="adablock", adablock={"threshold": 0.0, "share": 1.0})
-    told = run(
+    cond = run(
         pipe, window="adablock",
         adablock={"threshold": 0.0, "share": 1.0, "delimiters": [NEWLINE]},
     )  # fmt: skip
-    assert torch.equal(found, told)
+    assert torch.equal(found, cond)
 
 
 # --- cost -----------------------------------------------------------------------------------------

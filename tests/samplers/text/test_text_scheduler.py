@@ -123,8 +123,8 @@ def test_the_quota_is_even_and_takes_the_surest(logits: Tensor, sample: Tensor) 
         assert int(chosen.sum()) == min(2, masks)
         if masks:
             assert set(chosen.nonzero()[:, 0].tolist()) == set(sure[row].topk(2).indices.tolist())
-    settled = torch.where(out.transfer_index, out.sampled_tokens, sample)
-    assert torch.equal(out.prev_sample, settled)
+    committed = torch.where(out.transfer_index, out.sampled_tokens, sample)
+    assert torch.equal(out.prev_sample, committed)
 
 
 def test_the_last_step_settles_what_is_left(logits: Tensor, sample: Tensor) -> None:

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from gensift.errors import ConfigError
-from samplers.diffusion.schedule import Checkpoint, Prices, largest_search
+from samplers.diffusion.schedule import Checkpoint, UnitCosts, largest_search
 from samplers.tuning.candidates import KEEP, Grid
 from samplers.tuning.pool import best_of_n_curve
 from samplers.tuning.recordings import RewardScores, ScoreTensors
 from samplers.tuning.search import Recommendation, TuneConfig, _Tuner, tune
 from samplers.tuning.simulation import simulate
 
-FLUX = Prices(step=9.9, verdict=1.2)
+FLUX = UnitCosts(step=9.9, scoring=1.2)
 STEPS = 8
 ONE = STEPS * 9.9 + 1.2  # one candidate of best-of-N
 
@@ -115,7 +115,8 @@ def test_cheap_early_looks_make_room_for_more_candidates() -> None:
     scores = world(30, 80, 0.0, 0)
     config = TuneConfig(budget=8 * ONE, max_checkpoints=1, folds=2)
     dear, cheap = (
-        tune(scores, Prices(step=9.9, verdict=9.9, preview=price), config) for price in (9.9, 0.5)
+        tune(scores, UnitCosts(step=9.9, scoring=9.9, preview=costs), config)
+        for costs in (9.9, 0.5)
     )
     assert cheap.num_candidates > dear.num_candidates
 

@@ -125,7 +125,7 @@ def test_adaptive_refresh_runs_the_trunk_for_some_rows_only(pipe: BFMPipeline) -
     assert sorted(counts, reverse=True) == counts and 12 < counts[1] < 36
 
 
-class Watched:
+class StepSnapshot:
     """Records what the transformer is called with."""
 
     def __init__(self, pipe: BFMPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_guidance_switched_in_mid_segment_uses_the_right_features(
 ) -> None:
     """One segment of sigmas 1, .9, ..., .1; guidance from .75 to .35."""
     pipe = pipeline(bfm(num_segments=1))
-    watched = Watched(pipe, monkeypatch)
+    watched = StepSnapshot(pipe, monkeypatch)
     latents_of(
         pipe,
         [0, 1],
@@ -179,7 +179,7 @@ def test_guidance_without_an_interval_in_reach_is_no_guidance(pipe: BFMPipeline)
 def test_the_segment_is_told_and_not_guessed(
     pipe: BFMPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = Watched(pipe, monkeypatch)
+    watched = StepSnapshot(pipe, monkeypatch)
     latents_of(pipe, [0], steps_per_segment=[1, 3, 2], guidance_scale=1.0)
     assert [call["segment"] for call in watched.calls] == [0, 1, 1, 1, 2, 2]
 
@@ -203,7 +203,7 @@ def test_a_row_that_is_replaced_does_not_keep_its_features(
     def copy(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         return {"latents": tensors["latents"][[0, 0, 2]]} if step == 3 else {}
 
-    watched = Watched(pipe, monkeypatch)
+    watched = StepSnapshot(pipe, monkeypatch)
     latents_of(pipe, [0, 1, 2], **SHORT, feature_mode="hold", callback_on_step_end=copy)
     refreshed = [call.get("refresh") for call in watched.calls]
     assert [index for index, rows in enumerate(refreshed) if rows is not None] == [4]

@@ -80,9 +80,11 @@ def published(
                 break  # only with a threshold
             logits = model(torch.tensor([x])).logits[0]
             if cfg_scale > 0:
-                blind = [MASK if known else t for known, t in zip(is_prompt, x, strict=True)]
-                untold = model(torch.tensor([blind])).logits[0]
-                logits = untold + (cfg_scale + 1) * (logits - untold)
+                masked_prompt = [
+                    MASK if known else t for known, t in zip(is_prompt, x, strict=True)
+                ]
+                uncond = model(torch.tensor([masked_prompt])).logits[0]
+                logits = uncond + (cfg_scale + 1) * (logits - uncond)
             logits[:, MASK] = -torch.inf
             numbers = (
                 None
@@ -162,11 +164,11 @@ def test_greedy_decoding_step_by_step() -> None:
         logits[..., MASK] = -torch.inf
         assert torch.allclose(tensors["logits"], logits, atol=1e-5)
         committed = tensors["committed"][0]
-        best, settled = log[step]
+        best, committed_tokens = log[step]
         assert tensors["logits"][0].argmax(-1).tolist() == best
-        assert (committed.nonzero()[:, 0] + start).tolist() == settled
+        assert (committed.nonzero()[:, 0] + start).tolist() == committed_tokens
         after = before.clone()
-        for at in settled:
+        for at in committed_tokens:
             assert before[0, at] == MASK
             after[0, at] = best[at - start]
         assert tensors["input_ids"].tolist() == after.tolist()
@@ -254,7 +256,7 @@ def test_a_threshold_settles_all_that_are_sure_and_at_least_one(threshold: float
         callback_on_step_end_tensor_inputs=("committed",),
     ).sequences
     assert found[0].tolist() == wanted
-    assert steps == [len(settled) for _, settled in log]
+    assert steps == [len(committed_tokens) for _, committed_tokens in log]
     assert {0.0: len(steps) == 3, 1.0: len(steps) == 12}.get(threshold, 3 < len(steps) < 12)
 
 

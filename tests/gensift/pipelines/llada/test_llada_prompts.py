@@ -60,8 +60,8 @@ def test_rows_are_repeated_next_to_each_other() -> None:
     assert rows.repeat(2).tokens.tolist() == [
         rows.tokens[row].tolist() for row in (0, 0, 1, 1, 2, 2)
     ]
-    uneven = rows.repeat([1, 3, 0])
-    assert uneven.is_real.tolist() == [rows.is_real[row].tolist() for row in (0, 1, 1, 1)]
+    nonuniform = rows.repeat([1, 3, 0])
+    assert nonuniform.is_real.tolist() == [rows.is_real[row].tolist() for row in (0, 1, 1, 1)]
     assert torch.equal(rows.select(slice(1, 3)).tokens, rows.tokens[1:])
 
 

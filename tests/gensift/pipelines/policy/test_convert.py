@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import gensift
-from apps import main
+from apps.commands import main
 from gensift.errors import ConfigError
 from gensift.pipelines.policy.convert import PolicySettings, read
 

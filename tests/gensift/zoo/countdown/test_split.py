@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 
+from apps.training.zoo.countdown_llada import draw_training_answers
 from gensift.zoo.countdown import split
 from gensift.zoo.countdown.problems import Problem
 from gensift.zoo.countdown.split import (
@@ -15,7 +16,6 @@ from gensift.zoo.countdown.split import (
     mix,
     validation_problems,
 )
-from gensift.zoo.recipes.countdown_llada import draw_training_answers
 
 
 def test_the_order_of_numbers_does_not_matter() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gensift.zoo.evaluation.shapes_clip import auc
+from apps.training.evaluation.shapes_clip import auc
 from gensift.zoo.shapes.geneval import CATEGORIES, benchmark, category, prompts_of, score
 from gensift.zoo.shapes.grammar import parse
 from gensift.zoo.shapes.split import held_out_meanings, training_meanings

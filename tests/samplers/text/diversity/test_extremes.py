@@ -14,7 +14,7 @@ from samplers.text.diversity.candidates import Candidates
 
 
 def all_open(row: Tensor) -> Candidates:
-    """This row `(width, vocab)` behind a random one, with nothing settled."""
+    """This row `(width, vocab)` behind a random one, with nothing committed."""
     width = len(row)
     return make(
         rows=2,

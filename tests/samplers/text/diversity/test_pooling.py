@@ -14,7 +14,7 @@ VOCAB = 40
 
 @pytest.mark.parametrize("is_open_first", [True, False])
 def test_the_first_of_equal_maxima_counts(is_open_first: bool) -> None:
-    """A certain open position and a settled one with the same token: 1 twice."""
+    """A certain open position and a committed one with the same token: 1 twice."""
     logits = torch.full((1, VOCAB), -200.0)
     logits[0, 16] = 0.0
     given = Candidates(

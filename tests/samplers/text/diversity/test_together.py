@@ -8,10 +8,10 @@ import pytest
 import torch
 from helpers.diversity import PROTECTED, make
 
+from samplers.text.diversity.batched import fits_together
 from samplers.text.diversity.candidates import Candidates
 from samplers.text.diversity.config import DiversityConfig
 from samplers.text.diversity.diversify import Diversifier
-from samplers.text.diversity.together import fits_together
 
 TENSORS = ("logits", "positions", "is_open", "tokens", "is_committed", "strength")
 OPTIONS = (

@@ -1,0 +1,45 @@
+"""Requests and answers of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from apps.web.following import Frame
+
+Document = dict[str, Any]
+
+
+def documents(
+    shown: Iterator[Frame],
+    found: Callable[[Any], Document],
+    view: Callable[[Any], Document] = lambda snapshot: {},
+) -> Iterator[Document]:
+    """Frames as the API yields them; the last one holds the result, unless it was stopped.
+
+    Args:
+        shown: the frames.
+        found: says what was found.
+        view: says more of a snapshot of the work.
+
+    Raises:
+        gr.Error: the request is refused.
+    """
+    for frame in shown:
+        if frame.problem:
+            raise gr.Error(frame.problem, print_exception=False)
+        if frame.is_stopped:
+            yield {"status": "stopped"}
+        elif frame.found is not None:
+            yield {"status": "done", **found(frame.found)}
+        elif frame.view is None:
+            yield {"status": "waiting", "before": frame.before}
+        else:
+            yield {"status": "working", **view(frame.view)}
+
+
+def rest_of(options: Any) -> Document:
+    """The argument `options`; anything but a mapping is refused where it is read."""
+    return options if isinstance(options, dict) else {"options": options}
