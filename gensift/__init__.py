@@ -41,7 +41,7 @@ _PUBLIC = {
     "Plan": "samplers.diffusion.search",
     "SamplerOutput": "samplers.output",
     "PromptResult": "samplers.output",
-    "AcrossProcesses": "samplers.diffusion.exchange",
+    "AcrossProcesses": "samplers.exchange",
     "attach": "samplers.diffusion.attach",
     "observe_steps": "samplers.diffusion.callback",
     "StepEvent": "gensift.denoising.observer",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, cast, overload
 
 from gensift.errors import (
@@ -38,16 +38,18 @@ class Registry(Generic[T]):
         self._check = check
         self._targets: dict[str, T | str] = {}
         self._resolved: dict[str, T] = {}
+        self._about: dict[str, Mapping[str, str]] = {}
         self._has_read_entry_points = False
 
     @overload
     def register(self, name: str) -> Callable[[Target], Target]: ...
     @overload
-    def register(self, name: str, target: Target) -> Target: ...
-    def register(self, name: str, target: Any = None) -> Any:
+    def register(self, name: str, target: Target, **about: str) -> Target: ...
+    def register(self, name: str, target: Any = None, **about: str) -> Any:
         """Register `target`, an object or `"module:attribute"`, as `name`.
 
         Without `target` it is a decorator. Registering the same target again changes nothing.
+        `about` is what listings say of it without importing it, such as its `summary`.
 
         Raises:
             DuplicateNameError: if `name` stands for another target already.
@@ -62,6 +64,7 @@ class Registry(Generic[T]):
             )
         if held is None:
             self._targets[name] = target
+            self._about[name] = about
         return target
 
     def get(self, name: str) -> T:
@@ -83,6 +86,20 @@ class Registry(Generic[T]):
         """Return all names, sorted, without importing anything."""
         self._read_entry_points()
         return sorted(self._targets)
+
+    def about(self, name: str) -> Mapping[str, str]:
+        """What was registered beside the object, read without importing it.
+
+        Of a plugin from another distribution that is the `summary` of the distribution, as its
+        entry point has no room for more.
+
+        Raises:
+            UnknownNameError: nothing is registered as `name`.
+        """
+        self._read_entry_points()
+        if name not in self._targets:
+            raise UnknownNameError(self._miss(name))
+        return self._about[name]
 
     def items(self) -> Iterator[tuple[str, T]]:
         """Yield `(name, object)` sorted by name; each is imported when its turn comes."""
@@ -127,9 +144,16 @@ class Registry(Generic[T]):
             is_own = entry.dist is not None and entry.dist.name == _OWN_DISTRIBUTION
             if is_own and entry.name in self._targets:
                 continue
-            self.register(entry.name, f"{entry.module}:{entry.attr}")
+            self.register(entry.name, f"{entry.module}:{entry.attr}", **_about_distribution(entry))
         # Set last: a clash between two installed packages is reported on every look-up.
         self._has_read_entry_points = True
+
+
+def _about_distribution(entry: EntryPoint) -> dict[str, str]:
+    if entry.dist is None:
+        return {}
+    summary = entry.dist.metadata["Summary"] or ""
+    return {"summary": f"{summary} (from {entry.dist.name})".strip()}
 
 
 def _label(target: object) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from apps.console import log, plain_warnings, say
 from gensift.errors import GensiftError, ProcessLostError
-from samplers.diffusion.exchange import ALONE, Exchange
+from samplers.exchange import ALONE, Exchange
 
 USER_ERROR = 2
 PROCESS_LOST = 3

@@ -15,7 +15,7 @@ from apps.console import only_json, write_json
 from apps.jobs.options import NAMES, PANELS, GenerateOptions, read_options
 from apps.jobs.processes import joined
 from apps.jobs.prompts import gather_prompts
-from samplers.diffusion.exchange import Exchange
+from samplers.exchange import Exchange
 
 app = typer.Typer(
     add_completion=False,

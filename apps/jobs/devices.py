@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gensift.errors import DeviceError
-from samplers.diffusion.exchange import Exchange
+from samplers.exchange import Exchange
 
 
 def own_device(name: str, exchange: Exchange) -> str:

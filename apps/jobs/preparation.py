@@ -16,7 +16,7 @@ from apps.jobs.devices import check_reward_offload, load_reward_on, own_device
 from apps.jobs.options import GenerateOptions, call_arguments, reward_options, sampler_fields
 from gensift.config import config_hash, from_dict, to_dict
 from gensift.errors import ConfigError, RunFolderError, UnsupportedPipelineError
-from samplers.diffusion.exchange import ALONE, Exchange
+from samplers.exchange import ALONE, Exchange
 from samplers.registry import SAMPLERS
 
 OUTPUTS = Path("outputs")

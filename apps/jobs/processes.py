@@ -10,7 +10,7 @@ from types import FrameType
 
 from apps.console import only_errors, say
 from gensift.errors import ConfigError, ProcessLostError
-from samplers.diffusion.exchange import ALONE, SILENCE_S, AcrossProcesses, Exchange
+from samplers.exchange import ALONE, SILENCE_S, AcrossProcesses, Exchange
 
 SILENCE = "GENSIFT_SILENCE_S"
 """Environment variable: seconds without a word after which a process counts as lost."""

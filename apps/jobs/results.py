@@ -12,7 +12,7 @@ from apps.jobs.shared_previews import with_previews_of, write_previews
 from gensift.conversion import strict_json
 from gensift.runs import RunFiles
 from gensift.trace import PromptTrace, Trace
-from samplers.diffusion.exchange import Exchange
+from samplers.exchange import Exchange
 from samplers.policy.episode import ActedEpisode
 
 

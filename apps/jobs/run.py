@@ -23,7 +23,7 @@ from gensift.cost import Cost
 from gensift.errors import DeviceError, GensiftError, ProcessLostError, RunFolderError
 from gensift.randomness import candidate_seeds
 from gensift.runs import LOCK, SUMMARY, RunFiles, RunFolder
-from samplers.diffusion.exchange import ALONE, Exchange
+from samplers.exchange import ALONE, Exchange
 
 PLAN = "plan.json"
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy")

@@ -14,7 +14,7 @@ from apps.web.options import AppOptions
 from gensift.conversion import strict_json
 from gensift.errors import ConfigError
 from gensift.zoo.catalog import ZOO
-from samplers.diffusion.exchange import ALONE, Exchange
+from samplers.exchange import ALONE, Exchange
 
 MAX_LOADED = 4
 

@@ -22,13 +22,13 @@ from gensift.errors import ConfigError, GensiftError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds, make_generators
 from samplers.diffusion.cached import cache_hits, follow_copies
 from samplers.diffusion.callback import num_steps_of
-from samplers.diffusion.exchange import Exchange, own_candidates
 from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows, RowGate
 from samplers.diffusion.schedule import Checkpoint
 from samplers.diffusion.sift import NothingLeft, Sift
 from samplers.diffusion.stochastic import refuse_shared_noise
+from samplers.exchange import Exchange, own_candidates
 from samplers.output import PlannedStage, Progress, SamplerOutput
 from samplers.scoring import Scorer
 

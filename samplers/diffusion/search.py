@@ -16,7 +16,6 @@ from gensift.denoising.prediction import check_scheduler
 from gensift.errors import ConfigError
 from gensift.pipelines.loading import call_defaults, load_preview_decoder
 from samplers.diffusion.attach import PipelineCall, attach, search_in_one_call
-from samplers.diffusion.exchange import ALONE, Exchange
 from samplers.diffusion.guidance import guidance_rows
 from samplers.diffusion.schedule import (
     Checkpoint,
@@ -28,6 +27,7 @@ from samplers.diffusion.schedule import (
     plan_stages,
 )
 from samplers.diffusion.sift import Sift
+from samplers.exchange import ALONE, Exchange
 from samplers.output import OnStage, PlannedStage, Progress, SamplerOutput
 from samplers.scoring import RewardSpec, Scorer, check_reward
 

@@ -15,11 +15,11 @@ from gensift.cost import Cost, peak_memory_mib
 from gensift.denoising.observer import StepEvent, keep_rows
 from gensift.errors import RewardError
 from gensift.trace import PromptTrace, Stage, Trace
-from samplers.diffusion.exchange import ALONE, Exchange, own_candidates
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.row_gate import LiveRows, RowGate
 from samplers.diffusion.schedule import Checkpoint, goes_on
 from samplers.diffusion.scores import RoundScores, merged
+from samplers.exchange import ALONE, Exchange, own_candidates
 from samplers.output import OnStage, PlannedStage, Progress, PromptResult
 from samplers.scoring import Scorer
 

@@ -12,6 +12,7 @@ GROUP = "gensift.things"
 class FakeDistribution:
     def __init__(self, name):
         self.name = name
+        self.metadata = {"Summary": f"Things of {name}"}
 
 
 def entry_point(name, value, distribution):
@@ -126,3 +127,13 @@ def test_a_clash_between_installed_packages_is_reported_every_time(registry, ins
     for _ in range(2):
         with pytest.raises(DuplicateNameError, match=r"json:dumps.*json:loads"):
             registry.names()
+
+
+def test_what_is_said_of_a_name_is_read_without_importing_it(registry, installed):
+    entries, _ = installed
+    entries.append(entry_point("theirs", "nowhere.at.all:Thing", "others"))
+    registry.register("ours", "not.there:Thing", summary="One of ours.", modality="image")
+    assert registry.about("ours") == {"summary": "One of ours.", "modality": "image"}
+    assert registry.about("theirs") == {"summary": "Things of others (from others)"}
+    with pytest.raises(UnknownNameError, match="'neither' is not a registered thing"):
+        registry.about("neither")

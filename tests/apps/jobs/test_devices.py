@@ -11,7 +11,7 @@ from helpers.threads import InThread, Meeting
 from apps.jobs.devices import load_reward_on, own_device
 from gensift.errors import DeviceError
 from rewards.offload import OffloadedReward
-from samplers.diffusion.exchange import ALONE
+from samplers.exchange import ALONE
 
 SECOND_OF_TWO = InThread(1, Meeting(2))
 

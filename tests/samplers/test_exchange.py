@@ -16,9 +16,9 @@ import gensift
 from gensift.errors import ConfigError, RewardError
 from gensift.randomness import candidate_seeds
 from samplers.diffusion.best_of_n import BestOfN
-from samplers.diffusion.exchange import ALONE, own_candidates
 from samplers.diffusion.search import DiffusionSearch
 from samplers.diffusion.ttsnap import TTSnap
+from samplers.exchange import ALONE, own_candidates
 from samplers.output import SamplerOutput
 
 STEPWISE = {"checkpoints": (0.2, 0.5), "keep": (0.5, 0.5)}
