@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from gensift.randomness import make_generators
-from samplers.diffusion.attach import PipelineCall
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.stochastic import is_stochastic
 
 
@@ -58,7 +58,7 @@ def initial_noise(call: PipelineCall) -> Tensor:
 
 @torch.no_grad()
 def _first_latents(call: PipelineCall) -> Tensor:
-    pipe = call.pipe
+    pipe: Any = call.pipe
     prepare = pipe.prepare_latents
 
     @functools.wraps(prepare)
@@ -125,7 +125,7 @@ def check_noise_decides(call: PipelineCall) -> None:
         UnsupportedPipelineError: the solver adds noise of its own in every step.
         ConfigError: the prompt is given as embeddings, one per candidate of the first round.
     """
-    scheduler = call.pipe.scheduler
+    scheduler = call.bound.scheduler
     if is_stochastic(scheduler, call.arguments):
         raise UnsupportedPipelineError(
             f"{type(scheduler).__name__} with eta={call.arguments.get('eta', 0)} adds fresh noise "

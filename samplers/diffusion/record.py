@@ -14,12 +14,12 @@ from torch.nn.functional import interpolate
 from gensift.denoising.observer import StepEvent
 from gensift.denoising.prediction import check_scheduler
 from gensift.errors import RunFolderError
-from gensift.pipelines.loading import call_defaults, load_preview_decoder
+from gensift.pipelines.loading import call_defaults
 from gensift.randomness import candidate_seeds
 from rewards.noise_aware.recording import RecordingWriter, Shard, batches
 from rewards.protocol import Reward, call_reward
-from samplers.diffusion.attach import PipelineCall
 from samplers.diffusion.best_of_n import BestOfN
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.callback import observe_steps
 from samplers.diffusion.preview import Previewer
 
@@ -112,8 +112,8 @@ def _record_shard(
 ) -> Shard:
     arguments = call_defaults(pipe) | dict(pipeline_kwargs) | {"prompt": prompts}
     call = PipelineCall.bind(pipe, type(pipe).__call__, (), arguments)
-    decoder = load_preview_decoder(pipe, config.preview_decoder)
-    previewer = Previewer(pipe, *call.size, decoder=decoder, max_images=config.max_rows)
+    decoder = call.bound.preview_decoder(config.preview_decoder)
+    previewer = Previewer(call.bound, *call.size, decoder=decoder, max_images=config.max_rows)
     groups = (len(prompts), config.num_images)
     pictures: list[Tensor] = []
     sigmas: list[float] = []
