@@ -110,3 +110,12 @@ def row_cache_on(module: torch.nn.Module) -> RowCache | None:
         if cache is not None and not getattr(hook, "is_off", True):
             return cache
     return None
+
+
+def num_steps_of(pipe: Pipeline) -> int:
+    """Scheduler calls in the pipeline's current run.
+
+    Pipelines that may stop early or start late (`denoising_end`, `strength`) say so themselves.
+    """
+    own = getattr(pipe, "num_timesteps", None)
+    return int(own) if own is not None else len(pipe.scheduler.timesteps)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gensift.errors import ConfigError
-from gensift.protocols import Pipeline
+from gensift.protocols import Arguments, Pipeline
 from samplers.diffusion.search import DiffusionSearch
 from samplers.output import Progress, SamplerOutput
 
@@ -78,7 +78,7 @@ def attach(
         )
     run = AttachedRun()
 
-    def search(plain_call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def search(plain_call: Any, args: tuple[object, ...], kwargs: Arguments) -> Any:
         call = sampler.bind(pipe, plain_call, args, kwargs, prompts)
         call = call.with_candidates(sampler.num_candidates, seed, seeds, sampler.exchange)
         output, found = sampler.search(call, progress)
@@ -109,7 +109,7 @@ class _SwappedCall:
         searches = self.searches
 
         @functools.wraps(plain.__call__)
-        def __call__(self: Pipeline, *args: Any, **kwargs: Any) -> Any:
+        def __call__(self: Pipeline, *args: object, **kwargs: Any) -> Any:
             return searches[-1](plain.__call__, args, kwargs)
 
         names = {"__call__": __call__, "__doc__": plain.__doc__, "_gensift_swapped": self}

@@ -13,7 +13,7 @@ import torch
 
 from gensift.denoising.bound import BoundPipeline
 from gensift.errors import ConfigError, UnsupportedPipelineError
-from gensift.protocols import CallArguments, Pipeline
+from gensift.protocols import AnyFunction, Arguments, CallArguments, Pipeline
 from gensift.randomness import candidate_seeds, make_generators
 from samplers.exchange import Exchange
 
@@ -33,8 +33,8 @@ class PipelineCall:
     """
 
     bound: BoundPipeline
-    function: Callable[..., Any]
-    arguments: dict[str, Any]
+    function: AnyFunction
+    arguments: Arguments
     prompts: tuple[str, ...]
     seeds: tuple[tuple[int, ...], ...] = ()
 
@@ -42,8 +42,8 @@ class PipelineCall:
     def bind(
         cls,
         pipe: Pipeline,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
+        function: AnyFunction,
+        args: tuple[object, ...],
         kwargs: CallArguments,
         scored_prompts: Sequence[str] | None = None,
         *,
@@ -234,7 +234,7 @@ def _was_used(generator: torch.Generator) -> bool:
     return not torch.equal(generator.get_state(), fresh.get_state())
 
 
-def _name_of_rest(function: Callable[..., Any]) -> str:
+def _name_of_rest(function: AnyFunction) -> str:
     """The name of a function's `**kwargs`, or an empty text."""
     parameters = inspect.signature(function).parameters.values()
     return next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gensift.denoising.bound import BoundPipeline
+from gensift.denoising.bound import BoundPipeline, num_steps_of
 from gensift.denoising.observer import OnStep, observe_scheduler
 from gensift.protocols import Pipeline
 from samplers.diffusion.gating import live_rows_of
@@ -46,12 +46,3 @@ def observe_steps(
         bound.scheduler, callback, num_steps=lambda: num_steps_of(pipe), live_rows=live_rows
     ):
         yield
-
-
-def num_steps_of(pipe: Pipeline) -> int:
-    """Scheduler calls in the pipeline's current run.
-
-    Pipelines that may stop early or start late (`denoising_end`, `strength`) say so themselves.
-    """
-    own = getattr(pipe, "num_timesteps", None)
-    return int(own) if own is not None else len(pipe.scheduler.timesteps)

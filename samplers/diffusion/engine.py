@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from gensift.cost import Cost, peak_memory_mib
+from gensift.denoising.bound import num_steps_of
 from gensift.denoising.observer import observe_scheduler
 from gensift.errors import ConfigError, GensiftError, UnsupportedPipelineError
+from gensift.protocols import PipelineOutput
 from samplers.diffusion.cached import cache_hits, follow_copies
 from samplers.diffusion.call import PipelineCall
-from samplers.diffusion.callback import num_steps_of
 from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.planning import CallShape, planned_work
 from samplers.diffusion.preview import Previewer
@@ -70,7 +71,9 @@ class CallSearch:
     incumbents: Sequence[Mapping[str, Tensor]] = field(default=())
 
 
-def search_in_one_call(call: PipelineCall, search: CallSearch) -> tuple[Any, SamplerOutput]:
+def search_in_one_call(
+    call: PipelineCall, search: CallSearch
+) -> tuple[PipelineOutput, SamplerOutput]:
     """Make the call under the row gate and the scheduler observer.
 
     Returns:
@@ -191,7 +194,7 @@ def _cost(run: SearchRun, gates: Sequence[RowGate], device: torch.device, hits: 
     )
 
 
-def samples_of(output: Any) -> Any:
+def samples_of(output: PipelineOutput) -> Any:
     """The samples in what a pipeline returned; none where it was not called."""
     if output is None:
         return ()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from gensift.protocols import Sample
 from gensift.trace import PromptTrace, Stage
 from samplers.diffusion.outputs import Row
 from samplers.output import PromptResult
@@ -130,7 +130,7 @@ class LocalSearchState:
             stages=(*others, last),
         )
 
-    def result(self, samples: Sequence[Any]) -> PromptResult:
+    def result(self, samples: Sequence[Sample]) -> PromptResult:
         """The best candidates, best first, with their pictures."""
         final = self._stages[-1]
         combined = dict(zip(final.alive, final.combined, strict=True))

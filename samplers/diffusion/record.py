@@ -15,6 +15,7 @@ from gensift.denoising.observer import StepEvent
 from gensift.denoising.prediction import check_scheduler
 from gensift.errors import RunFolderError
 from gensift.pipelines.loading import call_defaults
+from gensift.protocols import CallArguments, Pipeline
 from gensift.randomness import candidate_seeds
 from rewards.noise_aware.recording import RecordingWriter, Shard, batches
 from rewards.protocol import Reward, call_reward
@@ -47,13 +48,13 @@ class RecordConfig:
 
 
 def record(
-    pipe: Any,
+    pipe: Pipeline,
     prompts: Sequence[str],
     rewards: Mapping[str, Reward],
     folder: Path,
     config: RecordConfig,
     *,
-    description: Mapping[str, Any],
+    description: CallArguments,
     on_shard: Callable[[int], None] = lambda count: None,
     **pipeline_kwargs: Any,
 ) -> None:
@@ -103,12 +104,12 @@ def record(
 
 
 def _record_shard(
-    pipe: Any,
+    pipe: Pipeline,
     prompts: list[str],
     seeds: list[list[int]],
     rewards: Mapping[str, Reward],
     config: RecordConfig,
-    pipeline_kwargs: Mapping[str, Any],
+    pipeline_kwargs: CallArguments,
 ) -> Shard:
     arguments = call_defaults(pipe) | dict(pipeline_kwargs) | {"prompt": prompts}
     call = PipelineCall.bind(pipe, type(pipe).__call__, (), arguments)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gensift.cost import Cost
 from gensift.errors import ConfigError
-from gensift.protocols import Pipeline
+from gensift.protocols import Pipeline, PipelineOutput
 from gensift.randomness import candidate_seed, make_generators
 from gensift.trace import PromptTrace, Trace
 from samplers.diffusion.call import PipelineCall
@@ -128,7 +128,7 @@ class Refinement(DiffusionSearch[RefinementConfigT]):
 
     def search(
         self, call: PipelineCall, progress: Progress | None, **changes: Any
-    ) -> tuple[Any, SamplerOutput]:
+    ) -> tuple[PipelineOutput, SamplerOutput]:
         """Make the first call and one more per round; returns the best of all of them."""
         check_noise_decides(call)
         reported = self._round_progress(call, progress)
@@ -157,7 +157,7 @@ class Refinement(DiffusionSearch[RefinementConfigT]):
         rounds = self.config.rounds
         return RoundProgress(progress, {name: first[name] + rounds * again[name] for name in first})
 
-    def _start(self, output: Any, found: SamplerOutput) -> list[LocalSearchState]:
+    def _start(self, output: PipelineOutput, found: SamplerOutput) -> list[LocalSearchState]:
         rows, states = split_rows(output), []
         for trace, result in zip(found.trace.prompts, found.results, strict=True):
             mine, rows = rows[: len(result.seeds)], rows[len(result.seeds) :]
@@ -172,7 +172,7 @@ class Refinement(DiffusionSearch[RefinementConfigT]):
         states: list[LocalSearchState],
         number: int,
         progress: Progress | None,
-    ) -> tuple[Any, SamplerOutput]:
+    ) -> tuple[PipelineOutput, SamplerOutput]:
         proposals = [
             self._propose(state, group[0], number)
             for state, group in zip(states, call.seeds, strict=True)
@@ -269,8 +269,8 @@ def _remember_noises(states: list[LocalSearchState], noises: Tensor, per_prompt:
 
 
 def _finished(
-    states: Sequence[LocalSearchState], output: Any, cost: Cost
-) -> tuple[Any, SamplerOutput]:
+    states: Sequence[LocalSearchState], output: PipelineOutput, cost: Cost
+) -> tuple[PipelineOutput, SamplerOutput]:
     joined = join_rows(output, [row for state in states for row in state.best_rows()])
     samples = samples_of(joined)
     results, start = [], 0

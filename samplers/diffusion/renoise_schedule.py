@@ -20,7 +20,7 @@ from gensift.denoising.modules import move_scheduler
 from gensift.denoising.observer import observe_scheduler
 from gensift.denoising.prediction import is_flow
 from gensift.errors import UnsupportedPipelineError
-from gensift.protocols import Pipeline
+from gensift.protocols import Pipeline, Scheduler
 from samplers.diffusion.call import PipelineCall
 
 # Their step depends on the latents and the time alone, so any stretch may be walked again.
@@ -90,7 +90,7 @@ def renoised(latents: Tensor, source: NoiseLevel, target: NoiseLevel, noise: Ten
     return carried.to(latents.dtype)
 
 
-def check_memoryless(scheduler: Any) -> None:
+def check_memoryless(scheduler: Scheduler) -> None:
     """Raise UnsupportedPipelineError for solvers that remember steps, or have no known levels."""
     name = type(scheduler).__name__
     if name not in MEMORYLESS:
@@ -108,7 +108,7 @@ class RenoiseSchedule:
         steps: plain step index of each step of the renoising loop.
     """
 
-    def __init__(self, scheduler: Any, steps: Sequence[int]) -> None:
+    def __init__(self, scheduler: Scheduler, steps: Sequence[int]) -> None:
         self.steps = tuple(steps)
         self._scheduler = scheduler
         self._before: list[NoiseLevel] = []
@@ -155,7 +155,7 @@ class RenoiseSchedule:
 
 
 @contextmanager
-def renoised_loop(scheduler: Any, segments: Sequence[Segment]) -> Iterator[RenoiseSchedule]:
+def renoised_loop(scheduler: Scheduler, segments: Sequence[Segment]) -> Iterator[RenoiseSchedule]:
     """Make runs inside the block go along `segments`; `set_timesteps` is as before on exit.
 
     Raises:
@@ -169,20 +169,20 @@ def renoised_loop(scheduler: Any, segments: Sequence[Segment]) -> Iterator[Renoi
 
     # Pipelines look for `sigmas` and `timesteps` in the signature, so it must show through.
     @functools.wraps(type(scheduler).set_timesteps)
-    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
+    def set_timesteps(self: Any, *args: object, **kwargs: Any) -> None:
         if self is not scheduler:
             type(self).set_timesteps(self, *args, **kwargs)
             return
         inner(*args, **kwargs)
         renoising.unroll()
 
-    scheduler.set_timesteps = MethodType(set_timesteps, scheduler)
+    vars(scheduler)["set_timesteps"] = MethodType(set_timesteps, scheduler)
     try:
         yield renoising
     finally:
-        del scheduler.set_timesteps
+        del vars(scheduler)["set_timesteps"]
         if own is not None:
-            scheduler.set_timesteps = own
+            vars(scheduler)["set_timesteps"] = own
 
 
 def segment_ends(segments: Sequence[Segment]) -> list[int]:
@@ -194,7 +194,7 @@ def segment_ends(segments: Sequence[Segment]) -> list[int]:
     return ends
 
 
-def _levels(scheduler: Any) -> tuple[list[NoiseLevel], list[NoiseLevel]]:
+def _levels(scheduler: Scheduler) -> tuple[list[NoiseLevel], list[NoiseLevel]]:
     """Levels before and after each plain step."""
     if type(scheduler).__name__ == "DDIMScheduler":
         return _variance_preserving_levels(scheduler)
@@ -203,7 +203,7 @@ def _levels(scheduler: Any) -> tuple[list[NoiseLevel], list[NoiseLevel]]:
     return levels[:-1], levels[1:]
 
 
-def _variance_preserving_levels(scheduler: Any) -> tuple[list[NoiseLevel], list[NoiseLevel]]:
+def _variance_preserving_levels(scheduler: Scheduler) -> tuple[list[NoiseLevel], list[NoiseLevel]]:
     # DDIM goes down by a fixed stride of training steps, whatever the next timestep is.
     stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     times = [int(timestep) for timestep in scheduler.timesteps]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+from gensift.protocols import Sample
 from gensift.trace import Stage
 from samplers.diffusion.row_numbers import RowNumbers
 from samplers.output import PromptResult
 
 
 def results_of(
-    samples: Sequence[Any],
+    samples: Sequence[Sample],
     order: Sequence[int],
     numbers: RowNumbers,
     prompts: Sequence[str],
@@ -41,8 +41,8 @@ def results_of(
 
 
 def _in_their_places(
-    picked: Sequence[int], samples: Sequence[Any], own: Sequence[int]
-) -> Sequence[Any]:
+    picked: Sequence[int], samples: Sequence[Sample], own: Sequence[int]
+) -> Sequence[Sample]:
     """The samples of this process in their places; None where another one has the sample."""
     if len(samples) == len(picked):
         return samples
@@ -53,7 +53,7 @@ def _in_their_places(
 def _result(
     prompt: str,
     picked: Sequence[int],
-    samples: Sequence[Any],
+    samples: Sequence[Sample],
     seeds: tuple[int, ...],
     stages: Sequence[Stage],
 ) -> PromptResult:

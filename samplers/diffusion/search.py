@@ -10,7 +10,7 @@ import torch
 
 from gensift.denoising.prediction import check_scheduler
 from gensift.errors import ConfigError
-from gensift.protocols import CallArguments, Pipeline
+from gensift.protocols import AnyFunction, Arguments, CallArguments, Pipeline, PipelineOutput
 from gensift.trace import PromptTrace
 from samplers.base import Request, SamplerBase
 from samplers.diffusion.call import PipelineCall
@@ -140,7 +140,7 @@ class DiffusionSearch(SamplerBase[SearchConfigT, DiffusionPlan]):
 
     def search(
         self, call: PipelineCall, progress: Progress | None, **changes: Any
-    ) -> tuple[Any, SamplerOutput]:
+    ) -> tuple[PipelineOutput, SamplerOutput]:
         """Make the call; returns what the pipeline returned, and what was found.
 
         Args:
@@ -157,7 +157,7 @@ class DiffusionSearch(SamplerBase[SearchConfigT, DiffusionPlan]):
     ) -> CallSearch:
         """What is to be done in one call."""
         steps = call.num_steps
-        given: dict[str, Any] = {
+        given: Arguments = {
             "shape": self.shape(call, len(call.seeds[0])),
             "checkpoints": self.checkpoints(steps),
             "strategies": [self.strategy(seeds, steps) for seeds in call.seeds],
@@ -202,8 +202,8 @@ class DiffusionSearch(SamplerBase[SearchConfigT, DiffusionPlan]):
     def bind(
         self,
         pipe: Pipeline,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
+        function: AnyFunction,
+        args: tuple[object, ...],
         kwargs: CallArguments,
         scored_prompts: Sequence[str] | None = None,
     ) -> PipelineCall:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gensift.errors import ConfigError
-from gensift.protocols import Pipeline
+from gensift.protocols import Pipeline, PipelineOutput
 from gensift.randomness import candidate_seed, make_generators
 from gensift.trace import PromptTrace
 from samplers.diffusion.cached import refuse_cache
@@ -160,7 +160,7 @@ class SearchOverPaths(DiffusionSearch[SearchOverPathsConfig]):
 
     def search(
         self, call: PipelineCall, progress: Progress | None, **changes: Any
-    ) -> tuple[Any, SamplerOutput]:
+    ) -> tuple[PipelineOutput, SamplerOutput]:
         """Make one call with all branches of all paths."""
         refuse_cache(call.bound, self.name)
         paths = len(call.seeds[0])
@@ -178,7 +178,7 @@ class SearchOverPaths(DiffusionSearch[SearchOverPathsConfig]):
         call: PipelineCall,
         seeds: Sequence[Sequence[Sequence[int]]],
         progress: Progress | None,
-    ) -> tuple[Any, SamplerOutput]:
+    ) -> tuple[PipelineOutput, SamplerOutput]:
         """Make the call; per prompt, round and slot `seeds` are those of the added noise."""
         segments, branches = self.segments(call.num_steps), self.config.branches
         shape = self.shape(call, len(call.seeds[0]))

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from helpers.tiny_pipelines import GUIDANCE_FACTOR
 
-from gensift.denoising.bound import BoundPipeline
+from gensift.denoising.bound import BoundPipeline, num_steps_of
 from gensift.denoising.modules import denoisers_of
 from gensift.denoising.observer import StepEvent, keep_rows, observe_scheduler
-from samplers.diffusion.callback import num_steps_of
 from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.row_gate import LiveRows
 

@@ -11,10 +11,10 @@ from helpers.gated_runs import NUM_ROWS, SEEDS, plain_images
 from helpers.tiny_pipelines import FAMILIES, NUM_STEPS, build
 from helpers.tiny_schedulers import SCHEDULERS
 
-from gensift.denoising.bound import BoundPipeline
+from gensift.denoising.bound import BoundPipeline, num_steps_of
 from gensift.denoising.observer import StepEvent, keep_rows, observe_scheduler
 from gensift.errors import ConfigError
-from samplers.diffusion.callback import num_steps_of, observe_steps
+from samplers.diffusion.callback import observe_steps
 from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.row_gate import LiveRows
 

@@ -10,9 +10,8 @@ import torch
 from helpers.tiny_models import unet
 from helpers.tiny_pipelines import FAMILIES, build, text
 
-from gensift.denoising.bound import BoundPipeline
+from gensift.denoising.bound import BoundPipeline, num_steps_of
 from gensift.errors import UnsupportedPipelineError
-from samplers.diffusion.callback import num_steps_of
 from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.guidance import guidance_argument, guidance_rows
 from samplers.diffusion.row_gate import LiveRows
