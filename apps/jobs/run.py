@@ -22,10 +22,9 @@ from gensift import __version__
 from gensift.cost import Cost
 from gensift.errors import DeviceError, GensiftError, ProcessLostError, RunFolderError
 from gensift.randomness import candidate_seeds
-from gensift.runs import LOCK, SUMMARY, RunFiles, RunFolder
+from gensift.runs import LOCK, PLAN, SUMMARY, RunFiles, RunFolder
 from samplers.exchange import ALONE, Exchange
 
-PLAN = "plan.json"
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy")
 
 
@@ -216,15 +215,14 @@ def _fix_plan(job: Job, folder: RunFolder) -> Any:
     A budget in seconds is measured, so it may choose differently next time; the first choice is
     kept in the folder, for a resumed run to give the same results.
     """
-    file = folder.path / PLAN
-    if file.exists():
-        count = json.loads(file.read_bytes())["num_candidates"]
-    else:
+    count = folder.read_plan()
+    is_new = count is None
+    if count is None:
         with memory_advice():
             plan = job.make_sampler().plan(job.pipeline, job.prompts[0], **job.call)
         count = plan.num_candidates
     plan = sampler_of(job, count).plan(job.pipeline, job.prompts[0], **job.call)
-    if not file.exists():
+    if is_new:
         folder.write_json(PLAN, plan.to_dict())
     return plan
 
