@@ -82,7 +82,7 @@ def test_a_plan_needs_the_number_of_prompts_only() -> None:
     assert Echo(count=4).plan(pipe, "a").to_dict()["num_prompts"] == 1
 
 
-@pytest.mark.parametrize("prompts", ["", " ", [], ["a", ""], ["a", None]])
+@pytest.mark.parametrize("prompts", ["", " ", [], ["a", ""], ["a", None], None, 7, {"a": 1}])
 def test_a_prompt_without_text_is_refused(prompts: Any) -> None:
     with pytest.raises(ConfigError, match="`prompts` is"):
         Echo()(pipe, prompts)
