@@ -6,12 +6,11 @@ Source: TTS-VAR, arXiv 2507.18537, section 4.3. Everything is a logarithm, so no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Potential = Literal["value", "max", "sum", "diff"]
+from samplers.autoregressive.config import Potential
 
 
 def log_weights(potential: Potential, history: Sequence[Tensor]) -> Tensor:
