@@ -9,7 +9,7 @@ Four parts, all on held-out prompts with `shapes-flux` and `shapes-clip`:
 * offline: TTSnap played through on the recorded pool, many draws per prompt, at the cost of
   best-of-4, 10 and 20 (denoiser, decodes and rewards, in FLOPs and in seconds); the figure is the
   number of candidates with which best-of-N would do as well, by the exact formula for the pool.
-  For the default schedules and for tuned ones, measured on prompts that they were not chosen on; and
+  For the default schedules and for tuned ones, on prompts that they were not chosen on; and
   again with half of the steps, where best-of-N is the strongest simple baseline;
 * tuner: what it recommends on half of the prompts, measured on the other half, and replayed in real
   searches on recorded candidates;

@@ -86,7 +86,7 @@ class ImportanceConfig(NextScaleSearchConfig):
         help="adaptive: weights are uneven where their effective size is below this share",
     )
     score_every_scale: bool = option(
-        False, help="judge after every scale, so that potentials know the whole history"
+        False, help="score after every scale, so that potentials know the whole history"
     )
     decode_side: int | None = option(
         None,

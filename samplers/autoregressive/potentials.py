@@ -44,7 +44,7 @@ def log_weights(potential: Potential, history: Sequence[Tensor]) -> Tensor:
 
 
 def standardized(rewards: Tensor) -> Tensor:
-    """Rewards of a group in units of their spread, mean 0; all 0 where they are equal."""
+    """`rewards` `(candidates,)` in units of their spread, float64; all 0 where they are equal."""
     wide = rewards.double()
     finite = wide[torch.isfinite(wide)]
     spread = finite.std(correction=0) if len(finite) else torch.zeros(())

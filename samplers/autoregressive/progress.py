@@ -1,4 +1,4 @@
-"""How much of a planned search is done, told to whoever asked for it."""
+"""How much of a planned search is done, reported as it goes."""
 
 from __future__ import annotations
 

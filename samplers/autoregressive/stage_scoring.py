@@ -52,7 +52,7 @@ class StageScorer:
         Args:
             candidates: of all prompts.
             scorer: asks the rewards.
-            progress: told of decodes and scorings.
+            progress: counts decodes and scorings.
             stopwatch: for "decode".
             preview_grid: token grid that candidates on the way are decoded at; None for the full
                 one.

@@ -1,7 +1,7 @@
 """Importance resampling: N candidates all the way, copied and dropped by rewards on the way.
 
 Source: the importance sampling baseline of TTS-VAR, arXiv 2507.18537, section 4.3. Which scales the
-paper resamples at is not told; here they are those of TTS-VAR.
+paper resamples at it does not say; here they are those of TTS-VAR.
 """
 
 from __future__ import annotations
@@ -92,6 +92,6 @@ def check_strengths(strengths: Mapping[str, float], names: Sequence[str]) -> Non
     unknown = sorted(set(strengths) - set(names))
     if unknown:
         raise ConfigError(
-            f"`strengths` names the reward {unknown[0]!r}; this search is judged by "
+            f"`strengths` names the reward {unknown[0]!r}; this search is scored by "
             f"{', '.join(names)}."
         )

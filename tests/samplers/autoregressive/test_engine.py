@@ -412,7 +412,7 @@ def test_bad_options_are_refused_in_one_line(pipe: Any) -> None:
         run(pipe, build("tts-var", resample_scales=(4, 5)))
     with pytest.raises(ConfigError, match=r"VARImportance chooses by a reward after scales 3, 4"):
         run(pipe, VARImportance(None))
-    with pytest.raises(ConfigError, match=r"names the reward 'x'; this search is judged by brig"):
+    with pytest.raises(ConfigError, match=r"names the reward 'x'; this search is scored by brig"):
         run(pipe, build("var-importance", strengths={"x": 1.0}))
     with pytest.raises(ConfigError, match=r"`strength` and `strengths` are both given"):
         build("tts-var", strength=1.0, strengths={"brightness": 1.0})

@@ -1,50 +1,26 @@
-"""A search of somebody else's: a selector and a schedule on public names, and nothing more."""
+"""A search of somebody else's, as the documentation shows one: a selector, and nothing more."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers.next_scale_search import PROMPTS, SOFT, Brightness, searchable
 
-from samplers.autoregressive.schedule import SearchSchedule
-from samplers.autoregressive.search import NextScaleSearch
-from samplers.autoregressive.stage_scoring import CandidateScores
-from samplers.autoregressive.view import ScaleView, Selection, Selector
-
 SCALE = 2
+PAGE = Path(__file__).parents[3] / "docs" / "tts-var.md"
 
 
-@dataclass(frozen=True)
-class Calmest:
-    """Keeps the candidates whose latents vary least; asks no reward and decodes nothing."""
-
-    width: int
-
-    def select(self, view: ScaleView) -> Selection:
-        chosen, scores = [], []
-        for index, population in enumerate(view.populations):
-            calm = -view.latents[view.rows_of(index)].flatten(1).float().std(1)
-            best = calm.argsort(descending=True, stable=True)
-            chosen.append(best[: population.size_at(self.width)].tolist())
-            scores.append(CandidateScores({"calm": calm}, combined=calm))
-        return Selection(chosen, scores)
-
-
-class CalmSearch(NextScaleSearch):
-    """Begins with three times as many candidates, and goes on with the calmest."""
-
-    name: ClassVar[str] = "calm"
-
-    def schedule(self, num_scales: int) -> SearchSchedule:
-        widths = tuple(3 if scale < SCALE else 1 for scale in range(num_scales))
-        return SearchSchedule(widths, cluster_scales=(SCALE,))
-
-    def selectors(self, scale: int, schedule: SearchSchedule) -> Sequence[Selector]:
-        return (Calmest(schedule.widths[scale]),) if scale == SCALE else ()
+def calm_search() -> Any:
+    """The class that the page defines."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (text,) = [block for block in blocks if "class CalmSearch" in block]
+    names: dict[str, Any] = {}
+    exec(text, names)
+    return names["CalmSearch"]
 
 
 @pytest.fixture(scope="module", params=["infinity", "var"])
@@ -54,7 +30,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 def test_it_chooses_and_what_goes_on_is_what_its_seed_gives(family: str) -> None:
     pipe: Any = searchable(family)
-    found = CalmSearch(Brightness(), num_candidates=2, num_outputs=2)(
+    found = calm_search()(Brightness(), num_candidates=2, num_outputs=2)(
         pipe, PROMPTS[family], output_type="pt", **SOFT[family]
     )
     for prompt, result, trace in zip(
