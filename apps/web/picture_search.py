@@ -16,6 +16,7 @@ from apps.web.requests import Request
 from apps.web.snippets import snippet
 from gensift.cost import Cost
 from gensift.errors import UnsupportedPipelineError
+from gensift.runs import PLAN
 from gensift.trace import PromptTrace
 from samplers.output import SamplerOutput
 

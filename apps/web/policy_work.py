@@ -25,6 +25,8 @@ from gensift.randomness import candidate_seed, make_generators
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from samplers.policy.frames import Frame
+
 SAMPLER = "policy"
 UNCACHED = "uncached"
 PLANS = 8
@@ -191,11 +193,11 @@ def _act(context: AppContext, request: Request, task: Task, view: PolicyView) ->
     with prepared(context, request) as session, stoppable(session.job.pipeline, task):
         seen = view.watch(name, session.plan.num_candidates)
 
-        def see(number: int, environment: Any, observation: Any) -> None:
-            view.see(name, number, observation)
+        def see(frame: Frame) -> None:
+            view.see(name, frame.number, frame.observation)
 
         view.say(f"Acting, {name}")
-        output = session.run(lambda event, done, total: None, on_frame=see)
+        output = session.run(lambda event, done, total: None, on_step=see)
         (result,) = output.results
         with run_folder(context, session) as folder:
             folder.append_result(write_prompt(folder, session.job.config, output, 0, "trace"))

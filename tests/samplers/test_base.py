@@ -125,3 +125,14 @@ def test_options_of_all_samplers_are_read_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_old_places_of_the_options_lead_to_the_same_classes() -> None:
+    import samplers.autoregressive.config as config
+    from samplers.autoregressive.search import NextScaleSearchConfig
+    from samplers.autoregressive.tts_var import TTSVARConfig
+    from samplers.autoregressive.var_importance import ImportanceConfig
+
+    assert NextScaleSearchConfig is config.NextScaleSearchConfig
+    assert ImportanceConfig is config.ImportanceConfig
+    assert TTSVARConfig is config.TTSVARConfig
