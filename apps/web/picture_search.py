@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from apps.jobs.results import write_prompt
-from apps.jobs.run import PLAN
 from apps.web.app_context import AppContext, Session, prepared, run_folder
 from apps.web.live import LiveView
 from apps.web.previews import forming_pictures
