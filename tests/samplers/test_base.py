@@ -63,7 +63,7 @@ def pipe(*args: Any, **kwargs: Any) -> None:
 
 def test_options_come_as_a_config_or_as_its_fields_but_not_both() -> None:
     assert Echo(count=5).config == Echo(config=EchoConfig(count=5)).config
-    with pytest.raises(ConfigError, match="count"):
+    with pytest.raises(ConfigError, match="Both `config` and single options"):
         Echo(config=EchoConfig(), count=5)
     with pytest.raises(ConfigError, match=r"`cuont`.*count"):
         Echo(cuont=5)
