@@ -15,7 +15,7 @@ from samplers.text import odd
 from samplers.text.call import Batch, BatchProcessor
 from samplers.text.decode import TextDecode
 from samplers.text.diversity.candidates import Candidates, Diversified
-from samplers.text.diversity.diversify import Diversifier, apart
+from samplers.text.diversity.diversify import Diversifier
 from samplers.text.engine import StepView
 from samplers.text.odd import ODD
 
@@ -110,8 +110,11 @@ class PromptByPrompt(Diversifier):
     def of_prompts(
         self, candidates: Candidates, seeds: Sequence[Sequence[int]], histories: Sequence[Any]
     ) -> list[Diversified]:
-        prompts = apart(candidates, seeds)
-        return [self(one, history) for one, history in zip(prompts, histories, strict=True)]
+        prompts = zip(seeds, histories, strict=True)
+        return [
+            self(candidates.of_prompt(index, own), history)
+            for index, (own, history) in enumerate(prompts)
+        ]
 
 
 def test_the_final_history_knows_all_earlier_batches(monkeypatch: pytest.MonkeyPatch) -> None:

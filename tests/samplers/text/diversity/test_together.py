@@ -8,7 +8,6 @@ import pytest
 import torch
 from helpers.diversity import PROTECTED, make
 
-from samplers.text.diversity.batched import fits_together
 from samplers.text.diversity.candidates import Candidates
 from samplers.text.diversity.config import DiversityConfig
 from samplers.text.diversity.diversify import Diversifier
@@ -72,7 +71,6 @@ def test_prompts_together_are_prompts_alone(prompts, options, with_history: bool
         earlier = [ascending(make(rows=2 + index, seed=7 + index)) for index in range(3)]
         histories = [diversify(one).basis for one in earlier]
     together = stacked(prompts)
-    assert fits_together(diversify.config, together)
     seeds = [one.seeds for one in prompts]
     found = diversify.of_prompts(together, seeds, histories)
     for own, outcome, history in zip(prompts, found, histories, strict=True):
@@ -87,7 +85,6 @@ def test_prompts_together_are_prompts_alone(prompts, options, with_history: bool
 def test_other_settings_go_prompt_by_prompt(prompts, options) -> None:
     diversify = Diversifier(DiversityConfig(**options), protected=PROTECTED)
     together = stacked(prompts)
-    assert not fits_together(diversify.config, together)
     seeds = [one.seeds for one in prompts]
     for own, outcome in zip(
         prompts, diversify.of_prompts(together, seeds, [None] * 3), strict=True
