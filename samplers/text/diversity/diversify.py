@@ -1,4 +1,4 @@
-"""One step of diverse decoding: logits of the samples of a prompt in, logits pushed apart out.
+"""One step of diverse decoding: logits of the samples of a prompt in, diversified ones out.
 
 Source: "Free Lunch for Pass@k? Low Cost Diverse Sampling for Diffusion Language Models",
 arXiv 2603.04893. Unlike the published code it needs no autograd, always computes in float32, takes
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from gensift.errors import ConfigError
 from samplers.text.diversity.candidates import Candidates, Diversified
-from samplers.text.diversity.config import DiversityConfig
+from samplers.text.diversity.config import DiversityOptions
 from samplers.text.diversity.engine import MOST_LOGITS, Engine, Tables
 
 
 class Diversifier:
-    """Pushes samples of one prompt apart.
+    """Makes samples of one prompt repel each other.
 
     Args:
         config: the options; `alpha` is for the caller, who says the strength of each step.
-        protected: ids of tokens whose logits are never pushed, and which `drop_committed_special`
+        protected: ids of tokens whose logits are never moved, and which `drop_committed_special`
             drops.
         embeddings: of the model's tokens, `(vocab, channels)`, on the device of the logits; for
             features of that kind only. They are kept in float32.
@@ -35,7 +35,7 @@ class Diversifier:
 
     def __init__(
         self,
-        config: DiversityConfig,
+        config: DiversityOptions,
         *,
         protected: Collection[int] = (),
         embeddings: Tensor | None = None,
@@ -93,7 +93,7 @@ class Diversifier:
     def _diversify(
         self, candidates: Candidates, seeds: Sequence[Sequence[int]], starts: Sequence[Tensor]
     ) -> list[Diversified]:
-        """Prompts do not concern each other: as many of them go together as fit."""
+        """Prompts do not concern each other: as many of them make a batch as fit."""
         logits = candidates.logits
         tables = Tables(self._protected.to(logits.device), self._embeddings)
         output = torch.empty_like(logits)

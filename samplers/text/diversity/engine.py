@@ -1,7 +1,7 @@
 """The one engine of diverse decoding: a step of all strategies, for any number of rows and prompts.
 
 Source: arXiv 2603.04893, section 3 and code: ODDStrategy, OrthogonalProjectionStrategy,
-RandomProbeStrategy and DPPStrategy. The rule for duplicates is ours, see `DiversityConfig`.
+RandomProbeStrategy and DPPStrategy. The rule for duplicates is ours, see `DiversityOptions`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samplers.text.diversity.basis import Bases
 from samplers.text.diversity.candidates import Candidates, Diversified
-from samplers.text.diversity.config import DiversityConfig
+from samplers.text.diversity.config import DiversityOptions
 from samplers.text.diversity.dpp import dpp_gradient
 from samplers.text.diversity.features import Features, extract
 from samplers.text.diversity.noise import random_directions
@@ -65,7 +65,7 @@ class Engine:
         self,
         candidates: Candidates,
         seeds: Sequence[Sequence[int]],
-        config: DiversityConfig,
+        config: DiversityOptions,
         tables: Tables,
         history: Tensor,
         output: Tensor,
@@ -101,7 +101,10 @@ class Engine:
         for rows in self._chunks():
             # 1. Every row's unit feature f and quality q.
             features = self._features(self._candidates.logits[:, rows], rows)
-            units, quality = self._by_prompt(features.units), self._by_prompt(features.quality.values)
+            units, quality = (
+                self._by_prompt(features.units),
+                self._by_prompt(features.quality.values),
+            )
             # 2. Row by row the direction d outside the span of earlier rows.
             may_move = self._may_move(quality, rows)
             directions, is_moved = self._directions(units, may_move, rows)
@@ -146,7 +149,7 @@ class Engine:
 
     def _by_prompt(self, values: Tensor) -> Tensor:
         """`(prompts, rows, ...)` of values one below the other."""
-        return values.unflatten(0, (len(self._output), -1))
+        return values.view(len(self._output), -1, *values.shape[1:])
 
     @property
     def _resolution(self) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from samplers.text.diversity.config import DiversityConfig
+from samplers.text.diversity.config import DiversityOptions
 from samplers.text.diversity.gradient import TopShare
 from samplers.text.diversity.maxima import row_maxima
 from samplers.text.diversity.pooling import Pooled, pool
@@ -36,7 +36,7 @@ class Quality:
     probabilities: Tensor | None = None
 
     @classmethod
-    def of(cls, rows: Rows, config: DiversityConfig) -> Quality:
+    def of(cls, rows: Rows, config: DiversityOptions) -> Quality:
         """The quality of rows."""
         if not config.quality:
             return cls(rows.visible.new_ones(len(rows.visible)))
@@ -86,7 +86,7 @@ class Features:
         return self.pooled.vjp(by_vectors).by_logits(self.rows, top)
 
 
-def extract(rows: Rows, config: DiversityConfig, embeddings: Tensor | None) -> Features:
+def extract(rows: Rows, config: DiversityOptions, embeddings: Tensor | None) -> Features:
     """The features of rows; `embeddings` as in `pool`."""
     pooled = pool(rows, config.pooling, embeddings)
     norms = torch.linalg.vector_norm(pooled.vectors, dim=1, keepdim=True).clamp(min=MIN_NORM)
