@@ -83,7 +83,7 @@ class TextView:
             self._show(done=done, total=total)
 
     def on_step(self, step: Any) -> None:
-        """Take a `samplers.text.call.Watched` step."""
+        """Take a `samplers.text.call.StepSnapshot` step."""
         self._rows.append(list(step.texts))
         self._show(step=step.index + 1, texts=tuple(step.texts))
 
