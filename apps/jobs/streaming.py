@@ -16,7 +16,7 @@ MAX_LINES = 24
 
 @contextmanager
 def show_texts(prompt: str) -> Iterator[Callable[[Any], None]]:
-    """Show the texts of one prompt while the block runs; yields what takes a `Watched` step."""
+    """Show the texts of one prompt while the block runs; yields what takes a `StepSnapshot`."""
     if not log.is_terminal:
         yield lambda step: say(f"step {step.index + 1}: {' | '.join(step.texts)}")
         return

@@ -361,7 +361,7 @@ def test_wrong_calls_are_one_line() -> None:
     pipe = pipeline(layers=1)
     with pytest.raises(ConfigError, match="`gen_lenght` is no argument of text decoding"):
         TextDecode()(pipe, "w1", gen_lenght=3)
-    with pytest.raises(ConfigError, match="give at least one text, none empty"):
+    with pytest.raises(ConfigError, match="give a text or a list of texts, none empty"):
         TextDecode()(pipe, ["w1", " "])
     with pytest.raises(
         ConfigError,
