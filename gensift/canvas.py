@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
+    Stencil = tuple[Image, tuple[int, int]]  # "L", 255 where it covers; pixel of its corner
+
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -112,8 +114,10 @@ class Rectangle:
 
             sheet.shape(around, self.outline, ring)
         else:
-            strokes = _dashed(_edge(self.box, self.rounding), [d / 72 for d in self.dashes])
-            sheet.shape(around, self.outline, lambda pen: pen.dashes(strokes, self.width))
+            left, top, right, bottom = self.box
+            size = round(right - left, 6), round(bottom - top, 6)
+            stencil = _dashed_outline(*size, self.rounding, self.width, self.dashes, sheet.dpi)
+            sheet.stamp(stencil, self.outline, (round(left * sheet.dpi), round(top * sheet.dpi)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,14 +202,38 @@ class Sheet:
 
     def shape(self, box: Box, color: str, paint: Callable[[Pen], None]) -> None:
         """Colour what `paint` covers with its pen, with smooth edges; nothing outside of `box`."""
-        from PIL import Image, ImageDraw
+        self.stamp(_stencil(box, self.dpi, paint), color)
 
-        left, top = (math.floor(edge * self.dpi) - 1 for edge in box[:2])
-        right, bottom = (math.ceil(edge * self.dpi) + 1 for edge in box[2:])
-        size = (right - left) * SMOOTHING, (bottom - top) * SMOOTHING
-        mask = Image.new("L", size)
-        paint(Pen(ImageDraw.Draw(mask), (left, top), self.dpi))
-        self.image.paste(color, (left, top, right, bottom), mask.reduce(SMOOTHING))
+    def stamp(self, stencil: Stencil, color: str, offset: tuple[int, int] = (0, 0)) -> None:
+        """Colour what a stencil covers when it is moved by `offset` pixels."""
+        mask, (left, top) = stencil
+        self.image.paste(color, (left + offset[0], top + offset[1]), mask)
+
+
+def _stencil(box: Box, dpi: int, paint: Callable[[Pen], None]) -> Stencil:
+    from PIL import Image, ImageDraw
+
+    left, top = (math.floor(edge * dpi) - 1 for edge in box[:2])
+    right, bottom = (math.ceil(edge * dpi) + 1 for edge in box[2:])
+    mask = Image.new("L", ((right - left) * SMOOTHING, (bottom - top) * SMOOTHING))
+    paint(Pen(ImageDraw.Draw(mask), (left, top), dpi))
+    return mask.reduce(SMOOTHING), (left, top)
+
+
+@functools.lru_cache(maxsize=64)
+def _dashed_outline(
+    width: float,
+    height: float,
+    rounding: float,
+    thickness: float,
+    dashes: tuple[float, float],
+    dpi: int,
+) -> Stencil:
+    """Stencil of a box at the sheet's corner; all boxes of a row share one, as it takes a while."""
+    box = (0.0, 0.0, width, height)
+    strokes = _dashed(_edge(box, rounding), [length / 72 for length in dashes])
+    around = _grown(box, thickness / 72 / 2)
+    return _stencil(around, dpi, lambda pen: pen.dashes(strokes, thickness))
 
 
 @dataclass(frozen=True)
