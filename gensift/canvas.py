@@ -318,7 +318,10 @@ def _dashed(line: Sequence[Point], lengths: Sequence[float]) -> list[list[Point]
         while length - done > left:
             done += left
             share = done / length
-            cut = tuple(a + (b - a) * share for a, b in zip(start, end, strict=True))
+            cut = (
+                start[0] + (end[0] - start[0]) * share,
+                start[1] + (end[1] - start[1]) * share,
+            )
             if is_stroke:
                 strokes.append([*stroke, cut])
             is_stroke, stroke = not is_stroke, [cut]
