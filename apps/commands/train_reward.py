@@ -71,7 +71,7 @@ def train_reward(
     accelerator = Accelerator(cpu=resolve_device(device) == "cpu")
     # Of several processes each has a device of its own.
     own = str(accelerator.device) if accelerator.num_processes > 1 else device
-    base = load_one_reward(reward, ["noise_aware=false", *(reward_option or ())], own)
+    base: Any = load_one_reward(reward, ["noise_aware=false", *(reward_option or ())], own)
     trajectories.scores(base.name)
     weights = _train(base, trajectories, output / "training", config, accelerator, as_json)
     # A process that ends with the group still open may be aborted by its threads.
