@@ -23,7 +23,7 @@ from gensift.zoo.shapes.geneval import category, score
 from gensift.zoo.shapes.grammar import Meaning, parse
 from gensift.zoo.shapes.verifier import is_true
 from rewards.digest import weights_digest
-from samplers.diffusion.attach import PipelineCall
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.schedule import UnitCosts
 from samplers.diffusion.unit_costs import measure_unit_costs
 from samplers.registry import SAMPLERS

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 from PIL import Image
 
+from gensift.denoising.bound import BoundPipeline
 from gensift.denoising.observer import StepEvent
 from gensift.pipelines.loading import call_defaults, load_preview_decoder
 from gensift.protocols import CallArguments, Pipeline
-from samplers.diffusion.attach import PipelineCall
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.callback import observe_steps
 from samplers.diffusion.preview import Previewer
 from samplers.scoring import thumbnail
@@ -62,4 +63,4 @@ def _previewer(pipe: Pipeline, prompt: str, call: CallArguments) -> Previewer | 
         return None
     arguments = call_defaults(pipe) | dict(call) | {"prompt": [prompt]}
     height, width = PipelineCall.bind(pipe, type(pipe).__call__, (), arguments).size
-    return Previewer(pipe, height, width, decoder=decoder)
+    return Previewer(BoundPipeline.of(pipe), height, width, decoder=decoder)

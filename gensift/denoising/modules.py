@@ -15,11 +15,12 @@ from diffusers.utils.torch_utils import get_module_execution_device, unwrap_modu
 
 from gensift.denoising.families import DenoiserFamily, denoiser_components, family_of
 from gensift.errors import UnsupportedPipelineError
+from gensift.protocols import AnyFunction, Pipeline, Scheduler
 
 _numbers = itertools.count()
 
 
-def denoisers_of(pipe: Any) -> list[torch.nn.Module]:
+def denoisers_of(pipe: Pipeline) -> list[torch.nn.Module]:
     """The denoisers of a pipeline, out of any torch.compile wrapper; two for two-expert Wan.
 
     Raises:
@@ -36,7 +37,7 @@ def denoisers_of(pipe: Any) -> list[torch.nn.Module]:
     return found
 
 
-def family_of_pipeline(pipe: Any) -> DenoiserFamily:
+def family_of_pipeline(pipe: Pipeline) -> DenoiserFamily:
     """The family of the pipeline's denoiser.
 
     Raises:
@@ -51,13 +52,13 @@ def execution_device(module: torch.nn.Module) -> torch.device:
     return device
 
 
-def move_scheduler(scheduler: Any, step: int) -> None:
+def move_scheduler(scheduler: Scheduler, step: int) -> None:
     """Make `step` the next one that a scheduler takes from its table of sigmas, in mid-run.
 
     Schedulers without such a table (DDIM) go by the timestep alone; nothing is to be done there.
     """
     if hasattr(scheduler, "_step_index"):
-        scheduler._step_index = step
+        vars(scheduler)["_step_index"] = step
 
 
 def unwrapped(module: Any) -> Any:
@@ -65,7 +66,7 @@ def unwrapped(module: Any) -> Any:
     return unwrap_module(module)
 
 
-def is_compiled_whole(pipe: Any) -> bool:
+def is_compiled_whole(pipe: Pipeline) -> bool:
     """Whether torch.compile was given a denoiser of the pipeline, and not just its blocks."""
     given = [getattr(pipe, name, None) for name in denoiser_components()]
     modules = [module for module in given if isinstance(module, torch.nn.Module)]
@@ -133,7 +134,7 @@ class ReplacedMethod:
     """A method of one module replaced by a function, and the way back."""
 
     def __init__(
-        self, module: torch.nn.Module, name: str, around: Callable[[Callable[..., Any]], Any]
+        self, module: torch.nn.Module, name: str, around: Callable[[AnyFunction], Any]
     ) -> None:
         """Call `around(plain)` instead of the method `name`, given the method as it was."""
         self._module, self._name = module, name

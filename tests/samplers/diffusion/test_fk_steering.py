@@ -19,8 +19,9 @@ from torch import Tensor
 import gensift
 from gensift.errors import ConfigError, RewardError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds, derived_seed
-from samplers.diffusion.attach import PipelineCall, attach
+from samplers.diffusion.attach import attach
 from samplers.diffusion.best_of_n import BestOfN
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.fk_steering import FKSteering
 from samplers.diffusion.flow_sde import flow_sde
 from samplers.diffusion.particles import ParticleWeights

@@ -10,8 +10,9 @@ from helpers.tiny_pipelines import FAMILIES, build
 from torch import Tensor
 
 from gensift.denoising.modules import denoisers_of
-from samplers.diffusion.attach import PipelineCall, attach
+from samplers.diffusion.attach import attach
 from samplers.diffusion.best_of_n import BestOfN
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.search import DiffusionSearch
 from samplers.diffusion.ttsnap import TTSnap
 
