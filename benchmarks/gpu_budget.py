@@ -1,4 +1,4 @@
-"""Prices of a step and a scoring, and searches at the cost of best-of-N, for `benchmarks.gpu`."""
+"""What a step and a scoring cost, and searches at the cost of best-of-N, for `benchmarks.gpu`."""
 
 from __future__ import annotations
 

@@ -55,9 +55,33 @@ SAMPLERS.register(
     config="samplers.diffusion.config:SearchOverPathsConfig",
     **_DIFFUSION,
 )
-SAMPLERS.register("tts-var", "samplers.autoregressive.tts_var:TTSVAR")
-SAMPLERS.register("var-best-of-n", "samplers.autoregressive.var_best_of_n:VARBestOfN")
-SAMPLERS.register("var-importance", "samplers.autoregressive.var_importance:VARImportance")
+SAMPLERS.register(
+    "tts-var",
+    "samplers.autoregressive.tts_var:TTSVAR",
+    summary="Draws coarse scales with 8 N candidates and sifts them down to N.",
+    modality="image",
+    pipelines="VAR, Infinity and other next-scale models",
+    default_model="shapes-infinity",
+    config="samplers.autoregressive.config:TTSVARConfig",
+)
+SAMPLERS.register(
+    "var-best-of-n",
+    "samplers.autoregressive.var_best_of_n:VARBestOfN",
+    summary="The baseline of every search: N independent samples, the best one wins.",
+    modality="image",
+    pipelines="VAR, Infinity and other next-scale models",
+    default_model="shapes-infinity",
+    config="samplers.autoregressive.config:NextScaleSearchConfig",
+)
+SAMPLERS.register(
+    "var-importance",
+    "samplers.autoregressive.var_importance:VARImportance",
+    summary="Resamples a population of N by rewards; the best finished one wins.",
+    modality="image",
+    pipelines="VAR, Infinity and other next-scale models",
+    default_model="shapes-infinity",
+    config="samplers.autoregressive.config:ImportanceConfig",
+)
 SAMPLERS.register(
     "local-refine",
     "samplers.diffusion.local_refine:LocalRefine",
@@ -76,4 +100,12 @@ SAMPLERS.register(
 )
 SAMPLERS.register("decode", "samplers.text.decode:TextDecode")
 SAMPLERS.register("odd", "samplers.text.odd:ODD")
-SAMPLERS.register("policy", "samplers.policy.rollout:PolicyRollout")
+SAMPLERS.register(
+    "policy",
+    "samplers.policy.rollout:PolicyRollout",
+    summary="Evaluates a robot's policy by rollouts, one per held-out goal; it searches nothing.",
+    modality="action",
+    pipelines="diffusion policies for Meta-World",
+    default_model="metaworld-policy",
+    config="samplers.policy.config:PolicyConfig",
+)

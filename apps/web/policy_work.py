@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from samplers.policy.episode import ActedEpisode
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from samplers.policy.frames import Frame
+
 SAMPLER = "policy"
 UNCACHED = "uncached"
 PLANS = 8
@@ -37,20 +39,6 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 Seen: TypeAlias = list[list[Floats]]
 """What each robot has seen so far, one array per moment."""
-
-
-class EpisodeFrame(Protocol):
-    """What is read of `samplers.policy.frames.Frame`."""
-
-    @property
-    def number(self) -> int:
-        """Of the episode in its task."""
-        ...
-
-    @property
-    def observation(self) -> Floats:
-        """What the robot sees, `(45,)`."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +197,7 @@ def _act(context: AppContext, request: Request, task: Task, view: PolicyView) ->
     with prepared(context, request) as session, stoppable(session.job.pipeline, task):
         seen = view.watch(name, session.plan.num_candidates)
 
-        def see(frame: EpisodeFrame) -> None:
+        def see(frame: Frame) -> None:
             view.see(name, frame.number, frame.observation)
 
         view.say(f"Acting, {name}")

@@ -22,7 +22,7 @@ from gensift.pipelines.bfm.solvers import SOLVERS
 from gensift.pipelines.bfm.split import SplitTransformer2DModel
 from gensift.pipelines.bfm.timetable import Timetable
 from gensift.pipelines.bfm.transformer import BFMTransformer2DModel
-from gensift.pipelines.next_scale.pipeline import check_output_type, rows_of_prompts
+from gensift.pipelines.next_scale.arguments import check_output_type, rows_of_prompts
 
 # A folder names one of these classes, and diffusers loads none whose module was not imported.
 _TRANSFORMERS = (BFMTransformer2DModel, SplitTransformer2DModel, SiTTransformer2DModel)

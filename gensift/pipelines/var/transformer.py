@@ -37,7 +37,7 @@ class VARTransformer(NextScaleTransformer):
         cosine: whether queries and keys have norm 1.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         num_layers: int = 16,
@@ -77,7 +77,7 @@ class VARTransformer(NextScaleTransformer):
         """Label of no class."""
         return int(self.config.num_classes)
 
-    @apply_forward_hook  # type: ignore[untyped-decorator]
+    @apply_forward_hook
     def conditions(self, class_labels: Tensor) -> Conditions:
         """Prepare labels, int64 `(labels,)`; `null_class` stands for none."""
         embedded = self.class_embedding(class_labels.to(self.device))
