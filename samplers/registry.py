@@ -98,8 +98,24 @@ SAMPLERS.register(
     pipelines="BFMPipeline",
     default_model="shapes-bfm",
 )
-SAMPLERS.register("decode", "samplers.text.decode:TextDecode")
-SAMPLERS.register("odd", "samplers.text.odd:ODD")
+SAMPLERS.register(
+    "decode",
+    "samplers.text.decode:TextDecode",
+    summary="Texts from a masked diffusion language model, each drawn on its own.",
+    modality="text",
+    pipelines="LLaDA, Dream and other masked diffusion language models",
+    default_model="countdown-llada",
+    config="samplers.text.config:TextDecodeConfig",
+)
+SAMPLERS.register(
+    "odd",
+    "samplers.text.odd:ODD",
+    summary="Texts of a prompt that are kept apart as they form, all in one batch.",
+    modality="text",
+    pipelines="LLaDA, Dream and other masked diffusion language models",
+    default_model="countdown-llada",
+    config="samplers.text.config:ODDConfig",
+)
 SAMPLERS.register(
     "policy",
     "samplers.policy.rollout:PolicyRollout",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights, load_checkpoint_in_model
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from gensift.errors import ConfigError
 from gensift.pipelines.llada.pipeline import LLaDAPipeline
 from gensift.pipelines.llada.transformer import LLaDATransformer
+from gensift.protocols import JsonObject
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 _FIXED = {
@@ -73,9 +73,9 @@ def load_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> LLaDAT
     return transformer
 
 
-def _options(file: Path) -> dict[str, Any]:
+def _options(file: Path) -> JsonObject:
     try:
-        config: Mapping[str, Any] = json.loads(file.read_text())
+        config: JsonObject = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{file} cannot be read ({error}); fetch the checkpoint again."

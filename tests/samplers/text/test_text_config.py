@@ -1,4 +1,4 @@
-"""Options that mean nothing together are refused, and the message says what to do."""
+"""Options that mean nothing batched are refused, and the message says what to do."""
 
 from __future__ import annotations
 

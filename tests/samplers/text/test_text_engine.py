@@ -131,12 +131,12 @@ POLICIES: dict[str, dict[str, Any]] = {
 def test_a_row_alone_is_the_row_in_a_batch(name: str, shift: bool) -> None:
     """Rows of one prompt and of prompts of other lengths, so that it is padded, and in parts."""
     pipe, options = pipeline(layers=3, shift_logits=shift), POLICIES[name]
-    together = run(pipe, **options)
-    assert len(together.unique(dim=0)) == 6
+    batched = run(pipe, **options)
+    assert len(batched.unique(dim=0)) == 6
     for row in (0, 3, 4):
         alone = run(pipe, [PROMPTS[row // 2]], [[FLAT[row]]], **options)
-        assert torch.equal(alone[0], together[row])
-    assert torch.equal(run(pipe, max_rows=4, **options), together)
+        assert torch.equal(alone[0], batched[row])
+    assert torch.equal(run(pipe, max_rows=4, **options), batched)
 
 
 def test_the_order_of_prompts_is_of_no_importance() -> None:
@@ -260,7 +260,7 @@ def test_the_end_may_be_banned(stops: bool) -> None:
     assert EOS not in run(pipe, end_of_text="ban", **options)
 
 
-def test_a_late_end_is_settled_after_all_else() -> None:
+def test_a_late_end_is_committed_after_all_else() -> None:
     """Rows by an oracle: whenever an end is committed, nothing else was proposed."""
     pipe = pipeline(Oracle(vocabulary=6))
     proposals: list[tuple[Tensor, Tensor]] = []

@@ -8,7 +8,6 @@ import pytest
 import torch
 from helpers.diversity import PROTECTED, make
 
-from samplers.text.diversity.batched import fits_together
 from samplers.text.diversity.candidates import Candidates
 from samplers.text.diversity.config import DiversityConfig
 from samplers.text.diversity.diversify import Diversifier
@@ -65,16 +64,15 @@ def directions(basis: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("with_history", [False, True])
-def test_prompts_together_are_prompts_alone(prompts, options, with_history: bool) -> None:
+def test_batched_prompts_are_prompts_alone(prompts, options, with_history: bool) -> None:
     diversify = Diversifier(DiversityConfig(**options), protected=PROTECTED)
     histories = [None] * 3
     if with_history:
         earlier = [ascending(make(rows=2 + index, seed=7 + index)) for index in range(3)]
         histories = [diversify(one).basis for one in earlier]
-    together = stacked(prompts)
-    assert fits_together(diversify.config, together)
+    batched = stacked(prompts)
     seeds = [one.seeds for one in prompts]
-    found = diversify.of_prompts(together, seeds, histories)
+    found = diversify.of_prompts(batched, seeds, histories)
     for own, outcome, history in zip(prompts, found, histories, strict=True):
         alone = diversify(own, history)
         assert torch.allclose(outcome.logits, alone.logits, atol=1e-5)
@@ -86,12 +84,9 @@ def test_prompts_together_are_prompts_alone(prompts, options, with_history: bool
 @pytest.mark.parametrize("options", [{"pooling": "mean"}, {"top_k": 3}, {"strategy": "dpp"}])
 def test_other_settings_go_prompt_by_prompt(prompts, options) -> None:
     diversify = Diversifier(DiversityConfig(**options), protected=PROTECTED)
-    together = stacked(prompts)
-    assert not fits_together(diversify.config, together)
+    batched = stacked(prompts)
     seeds = [one.seeds for one in prompts]
-    for own, outcome in zip(
-        prompts, diversify.of_prompts(together, seeds, [None] * 3), strict=True
-    ):
+    for own, outcome in zip(prompts, diversify.of_prompts(batched, seeds, [None] * 3), strict=True):
         assert torch.equal(outcome.logits, diversify(own).logits)
 
 
