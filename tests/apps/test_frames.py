@@ -6,6 +6,7 @@ Whoever reads a traceback, or steps through a run, goes through all of them.
 from __future__ import annotations
 
 import inspect
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ def test_few_frames_lie_between_the_command_and_the_denoiser(
     stacks: list[list[str]] = []
     forward = FluxTransformer2DModel.forward
 
+    @wraps(forward)
     def recorded(self, *args, **kwargs):
         stacks.append(_ours())
         return forward(self, *args, **kwargs)
