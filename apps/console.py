@@ -6,13 +6,18 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 
 from gensift.conversion import strict_json
 
+WIDE = 10_000
+"""Columns of what is no terminal, but a pipe or a file: there nothing is cut or wrapped."""
+
 out = Console()
+if not out.is_terminal:
+    out.width = WIDE
 log = Console(stderr=True)
 
 _NOISY = (
@@ -31,7 +36,7 @@ def say(message: str, *, style: str = "") -> None:
     log.print(" ".join(message.split()), style=style, soft_wrap=True, markup=False, highlight=False)
 
 
-def write_json(document: Any) -> None:
+def write_json(document: object) -> None:
     """Write one strict JSON document to stdout."""
     out.out(strict_json(document, indent=2), highlight=False)
 

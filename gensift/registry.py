@@ -82,6 +82,11 @@ class Registry(Generic[T]):
             self._resolved[name] = self._resolve(name, self._targets[name])
         return self._resolved[name]
 
+    def loaded(self, name: str) -> T | None:
+        """What is registered as `name` where it needs no import (any more), else None."""
+        target = self._targets.get(name)
+        return self._resolved.get(name) if isinstance(target, str) else target
+
     def names(self) -> list[str]:
         """Return all names, sorted, without importing anything."""
         self._read_entry_points()

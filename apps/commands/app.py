@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apps.commands.command_line import collect, takes_options_of
-from apps.jobs.preparation import check_output
+from apps.jobs.job import check_output
 from apps.web.options import PANELS, AppOptions
 from gensift.config import from_dict
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from apps.console import out
+from gensift.protocols import JsonObject
 from gensift.runs import RunFiles
 from samplers.policy.episode import ActedEpisode
 
 
 def write_episode(
     files: RunFiles, episode: ActedEpisode, name: str, chunks: Mapping[str, str]
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write its strip as `name` if it has one; returns its part of the results line."""
-    line: dict[str, Any] = {
+    line: JsonObject = {
         "goal": episode.goal,
         "success": episode.is_success,
         "steps": episode.steps,
@@ -30,7 +30,7 @@ def write_episode(
     return line
 
 
-def show_episodes(lines: Sequence[Mapping[str, Any]]) -> None:
+def show_episodes(lines: Sequence[JsonObject]) -> None:
     """Print success and speed of every task, and where its strip is."""
     table = Table(title="Episodes", title_justify="left")
     table.add_column("task")
@@ -45,7 +45,7 @@ def show_episodes(lines: Sequence[Mapping[str, Any]]) -> None:
         out.print(f"No strip: {problem}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _figures(line: Mapping[str, Any]) -> tuple[str, str, str]:
+def _figures(line: JsonObject) -> tuple[str, str, str]:
     samples = line["samples"]
     count = line["cost"]["reward_calls"]["success"]
     steps = [sample["steps"] for sample in samples]

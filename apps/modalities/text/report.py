@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeAlias
 
 from rich.markup import escape
 from rich.table import Table
 
 from apps.console import out
-from apps.training.evaluation.answers import jaccard_distance
-from gensift.zoo.countdown.expressions import canonical
+from gensift.protocols import JsonObject
+from gensift.zoo.answers import AnswerChecker
+from gensift.zoo.catalog import checker_of
 
-CHECKER = "countdown"
-"""Reward that says right or wrong."""
 MAX_PROMPTS = 25
 
+Line: TypeAlias = JsonObject
+"""A line of `results.jsonl`."""
 
-def show_answers(lines: Sequence[Mapping[str, Any]]) -> None:
+
+def show_answers(lines: Sequence[Line]) -> None:
     """Print the texts of every prompt, best first, equal ones once."""
     for line in lines[:MAX_PROMPTS]:
         out.print(_answers(line))
@@ -27,39 +29,47 @@ def show_answers(lines: Sequence[Mapping[str, Any]]) -> None:
         out.print(f"… {len(lines) - MAX_PROMPTS} more prompts in results.jsonl")
 
 
-def _answers(line: Mapping[str, Any]) -> Table:
+def _answers(line: Line) -> Table:
     table = Table(title=escape(line["prompt"]), title_justify="left")
     table.add_column("answer", overflow="fold")
     table.add_column("times", justify="right")
     samples = {sample["text"]: sample for sample in reversed(line["samples"])}
     counts = Counter(sample["text"] for sample in line["samples"])
-    is_judged = any(sample["reward"] is not None for sample in line["samples"])
-    if is_judged:
-        table.add_column("right?" if _is_checked(line) else "reward")
+    is_scored = any(sample["reward"] is not None for sample in line["samples"])
+    is_checked = _checker(line) is not None
+    if is_scored:
+        table.add_column("right?" if is_checked else "reward")
     for text in dict.fromkeys(sample["text"] for sample in line["samples"]):
-        judged = [_verdict(samples[text], line)] if is_judged else []
-        table.add_row(escape(text), str(counts[text]), *judged)
+        scored = [_score(samples[text], is_checked=is_checked)] if is_scored else []
+        table.add_row(escape(text), str(counts[text]), *scored)
     return table
 
 
-def difference(line: Mapping[str, Any]) -> str:
+def difference(line: Line) -> str:
     """How many answers there are, how many differ, and by how much."""
+    from apps.training.evaluation.answers import jaccard_distance
+
     texts = [sample["text"] for sample in line["samples"]]
     parts = [f"{len(texts)} answers", f"{len(set(texts))} different"]
-    if _is_checked(line):
-        right = [s["text"] for s in line["samples"] if float(s["rewards"][CHECKER]) == 1]
+    if (checker := _checker(line)) is not None:
+        right = [s["text"] for s in line["samples"] if float(s["rewards"][checker.reward]) == 1]
         parts.append(f"{len(right)} right")
         if right:
-            parts.append(f"{len({canonical(text) for text in right})} different solutions")
+            forms = {checker.normal_form(text) for text in right}
+            parts.append(f"{len(forms)} different solutions")
     parts.append(f"mean distance {jaccard_distance(texts):.2f} (0 alike, 1 no word in common)")
     return ", ".join(parts)
 
 
-def _is_checked(line: Mapping[str, Any]) -> bool:
-    return all(set(sample["rewards"]) == {CHECKER} for sample in line["samples"])
+def _checker(line: Line) -> AnswerChecker | None:
+    """What tells right from wrong, where it is the only reward."""
+    names = {tuple(sample["rewards"]) for sample in line["samples"]}
+    if len(names) != 1 or len(only := names.pop()) != 1:
+        return None
+    return checker_of(only[0])
 
 
-def _verdict(sample: Mapping[str, Any], line: Mapping[str, Any]) -> str:
-    if _is_checked(line):
+def _score(sample: JsonObject, *, is_checked: bool) -> str:
+    if is_checked:
         return "right" if float(sample["reward"]) == 1 else "wrong"
     return f"{float(sample['reward']):.3f}"
