@@ -17,7 +17,7 @@ from gensift.errors import ConfigError, nearest_hint
 from gensift.protocols import CallArguments
 
 TEXT_COLUMNS = ("prompt", "prompts", "text", "caption", "captions")
-"""Names of the column or key that holds the prompts, in any case; the first that is there counts."""
+"""Columns or keys that hold prompts, in any case; the first of these that is there counts."""
 DELIMITERS = ",;\t"
 MAX_NAMED = 5
 """Most lines that a warning names."""
@@ -51,11 +51,11 @@ class PromptRow:
 def read_rows(path: str | Path, column: str | None = None) -> list[PromptRow]:
     """Read a file of prompts; its ending says how.
 
-    `.txt` holds one prompt per line, blank lines and lines that start with # are skipped. `.csv` and
-    `.tsv` have a head; the delimiter of a `.csv` is read off it, or off a line `sep=;` before it.
-    `.jsonl` holds an object or a string per line, `.json` a list of them. Encoded as UTF-8, or as
-    UTF-16 with a byte order mark. Tables and objects may set `seed`, `negative_prompt`, `width` and
-    `height` of single prompts.
+    `.txt` holds one prompt per line; blank lines and lines that start with # are skipped. `.csv`
+    and `.tsv` have a head; the delimiter of a `.csv` is read off it, or off a line `sep=;` before
+    it. `.jsonl` holds an object or a string per line, `.json` a list of them. Encoded as UTF-8,
+    or as UTF-16 with a byte order mark. Tables and objects may set `seed`, `negative_prompt`,
+    `width` and `height` of single prompts.
 
     Args:
         path: of the file.
@@ -129,7 +129,7 @@ def _warn_of_suspicious_lines(path: Path, rows: Sequence[tuple[int, PromptRow]])
     comments = [number for number, row in rows if row.text.startswith("//")]
     options = [number for number, row in rows if _OPTION.search(row.text)]
     advice = {
-        "begins with //, which is no comment here but part of the prompt; begin it with #": comments,
+        "begins with //, which is part of the prompt here; begin comments with #": comments,
         "looks like options, which are part of the prompt here; give them on the command line, or "
         "in a .csv file with columns such as seed": options,
     }

@@ -95,9 +95,7 @@ def _write_sample(
         "config": strict_json(job.config),
         "reward": strict_json(reward),
     }
-    written = job.modality.write_sample(
-        files, result.samples[rank], f"{index:04d}-{rank}", about
-    )
+    written = job.modality.write_sample(files, result.samples[rank], f"{index:04d}-{rank}", about)
     return {
         **written,
         "seed": result.seeds[rank],
@@ -106,9 +104,7 @@ def _write_sample(
     }
 
 
-def _write_trace(
-    files: RunFiles, job: Job, trace: Trace, result: PromptResult, index: int
-) -> None:
+def _write_trace(files: RunFiles, job: Job, trace: Trace, result: PromptResult, index: int) -> None:
     stem = job.trace_name(index)
     files.write_json(f"{stem}.json", {"prompts": [p.to_dict() for p in trace.prompts]})
     if not trace.prompts or not trace.prompts[0].stages or not job.modality.has_tree:
