@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
-from apps.console import out
+from apps.console import out, write, write_heading
 from apps.jobs.sampler_classes import sampler_class, summary_of
 from gensift.config import describe
 from gensift.conversion import plain
@@ -112,18 +111,17 @@ def _known_options(name: str, config: str | None) -> list[JsonObject]:
 def show_samplers(entries: Sequence[JsonObject]) -> None:
     """Print the samplers, each with a table of what `-o` sets."""
     for entry in entries:
-        name = escape(entry["name"])
+        name = entry["name"]
         if "error" in entry:
-            out.print(f"[bold]{name}[/]: cannot be used. {escape(entry['error'])}")
+            write_heading(name, f": cannot be used. {entry['error']}")
             continue
-        out.print(f"[bold]{name}[/]: {escape(entry['summary'])}")
+        write_heading(name, f": {entry['summary']}")
         if entry["pipelines"]:
             model = entry["default_model"]
-            out.print(f"For {escape(entry['pipelines'])}; model by default: {model}.")
-        if entry["options"]:
+            write(f"For {entry['pipelines']}; model by default: {model}.")
             out.print(_table(entry["options"]))
-        else:
-            out.print(f"Its options: generate --list-samplers {name}")
+        else:  # of another distribution, and not imported
+            write(f"Its options: generate --list-samplers {name}")
         out.print()
 
 
@@ -132,16 +130,16 @@ def _table(options: Sequence[Mapping[str, Any]]) -> Table:
     table.columns[0].no_wrap = True
     for row in options:
         cells = (row["name"], row["type"], _default(row["default"]), row["help"])
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     return table
 
 
 def show_names(kind: str, found: Sequence[Entry]) -> None:
     """Print names one per line, and what is known of each."""
-    out.print(f"[bold]{kind}[/]")
+    write_heading(kind)
     for entry in found or [Entry("none", "")]:
         line = f"  {entry.name}: {entry.summary}" if entry.summary else f"  {entry.name}"
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        write(line)
 
 
 def _default(value: object) -> str:

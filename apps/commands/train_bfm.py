@@ -11,7 +11,7 @@ import typer
 
 from apps.commands.command_line import collect, takes_options_of
 from apps.commands.zoo import Json
-from apps.console import only_json, out, say, write_json
+from apps.console import only_json, say, write, write_json
 from apps.jobs.progress import progress_bar
 from apps.jobs.run import versions
 from apps.training.bfm.options import BFMTraining
@@ -126,7 +126,7 @@ def bfm(
         return
     for name, figures in report["stages"].items():
         shown = ", ".join(f"{key} {value:g}" for key, value in figures.items())
-        out.print(f"{name}: {shown}", markup=False, highlight=False)
+        write(f"{name}: {shown}")
     say(f"Pipeline folder: {output}; draw by generate --model {output}, or gensift.load_pipeline")
 
 

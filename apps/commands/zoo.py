@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from apps.console import log, only_json, out, say, write_json
+from apps.console import log, only_json, out, say, write, write_json
 from gensift.errors import ConfigError, MissingExtraError, UnknownNameError, nearest_hint
 from gensift.zoo.catalog import ZOO, ZooEntry, model_folder
 
@@ -86,7 +86,7 @@ def evaluate(name: Name, as_json: Json = False) -> None:
         write_json(figures)
         return
     for key, value in figures.items():
-        out.print(f"{key}: {value}", markup=False, highlight=False, soft_wrap=True)
+        write(f"{key}: {value}")
 
 
 def _entry(name: str) -> ZooEntry:

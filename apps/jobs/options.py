@@ -25,8 +25,11 @@ class GenerateOptions:
     prompt: tuple[str, ...] = option((), help="Text to generate from; repeat it for several.")
     prompts: str | None = option(
         None,
-        help="File of prompts: .txt (one per line, # for comments), .jsonl (key prompt) or .csv "
-        "(column prompt).",
+        help="File of prompts: .txt (one per line, # for comments), .csv, .tsv, .json or .jsonl "
+        "(prompt, text or caption; seed, negative_prompt, width, height for a prompt alone).",
+    )
+    prompt_column: str | None = option(
+        None, help="Column or key of --prompts that holds them, where it has another name."
     )
     task: tuple[str, ...] = option(
         (), help="Task of a robot, for the sampler policy; repeat it for several."
@@ -121,6 +124,7 @@ PANELS = {
     "What to make": (
         "prompt",
         "prompts",
+        "prompt_column",
         "task",
         "model",
         "steps",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rich.markup import escape
 from rich.table import Table
 
-from apps.console import out, write_json
+from apps.console import out, write, write_json
 from apps.jobs.job import Job
 from apps.jobs.run import Outcome, Planned
 from gensift.config import config_hash
@@ -55,7 +54,7 @@ def show_outcome(outcome: Outcome) -> None:
     """Print the samples, the cost, and where everything is."""
     outcome.modality.show(outcome.lines, is_reproducible=outcome.is_reproducible)
     out.print(_costs({"planned": outcome.planned, "spent": outcome.spent}))
-    out.print(f"Saved in {outcome.folder}", soft_wrap=True, markup=False, highlight=False)
+    write(f"Saved in {outcome.folder}")
 
 
 def plan_document(job: Job, planned: Planned) -> JsonObject:
@@ -73,7 +72,7 @@ def plan_document(job: Job, planned: Planned) -> JsonObject:
 def show_plan(job: Job, planned: Planned) -> None:
     """Print what a run would do."""
     plan = planned.plan
-    sampler = escape(str(job.config["sampler"]))
+    sampler = str(job.config["sampler"])
     stages = Table(title=f"{sampler}: per prompt", title_justify="left")
     unit = "scale" if hasattr(plan, "num_scales") else "step"
     for column in (f"after {unit}", "scored", "kept"):
@@ -83,12 +82,9 @@ def show_plan(job: Job, planned: Planned) -> None:
         stages.add_row(step, str(stage.alive), str(stage.kept))
     out.print(stages)
     out.print(_costs({f"planned, {len(job.prompts)} prompt(s)": planned.cost}))
-    out.print(
+    write(
         f"Candidates per prompt: {plan.num_candidates}. Most rows at a time: "
         f"{plan.peak_rows}. Nothing was run; results would go to {job.folder}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
     )
 
 
@@ -110,7 +106,7 @@ def _cost_rows(cost: Cost) -> dict[str, str]:
     work |= {} if cost.nfe and cost.tokens else {"decodes": cost.decodes}
     rows = {label: f"{count:,}" for label, count in work.items()}
     counts = {"preview decodes": cost.preview_decodes}
-    counts |= {f"reward calls, {escape(name)}": n for name, n in cost.reward_calls.items()}
+    counts |= {f"reward calls, {name}": n for name, n in cost.reward_calls.items()}
     counts |= {"cache hits": cost.cache_hits}
     rows |= {label: f"{count:,}" for label, count in counts.items() if count}
     if cost.seconds:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
-from apps.console import out
+from apps.console import out, write
 from gensift.protocols import JsonObject
 from gensift.runs import RunFiles
 from samplers.policy.episode import ActedEpisode
@@ -36,13 +35,13 @@ def show_episodes(lines: Sequence[JsonObject]) -> None:
     table.add_column("task")
     for column in ("success", "actions", "ms per action"):
         table.add_column(column, justify="right")
-    table.add_column("strip", no_wrap=True)
+    table.add_column("strip", overflow="fold")
     for line in lines:
-        table.add_row(escape(line["prompt"]), *_figures(line), line["samples"][0].get("file", "-"))
+        table.add_row(line["prompt"], *_figures(line), line["samples"][0].get("file", "-"))
     out.print(table)
     out.print("actions: of an episode, mean; ms per action: planning, all robots of a task at once")
     for problem in {line["samples"][0].get("no_file") for line in lines} - {None}:
-        out.print(f"No strip: {problem}", soft_wrap=True, markup=False, highlight=False)
+        write(f"No strip: {problem}")
 
 
 def _figures(line: JsonObject) -> tuple[str, str, str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
-from apps.console import out
+from apps.console import WIDE, out
 from gensift.protocols import JsonObject
 
 MAX_ROWS = 25
@@ -29,16 +28,16 @@ def _winners(lines: Sequence[JsonObject]) -> Table:
     table = Table(
         title="Reward: winner, first candidate, mean of all finished", title_justify="left"
     )
-    table.add_column("prompt", overflow="fold", max_width=44)
+    table.add_column("prompt", overflow="fold", max_width=44 if out.width < WIDE else None)
     for column in ("winner", "first", "mean", "seed"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("file", no_wrap=True)
+    table.add_column("file", overflow="fold")
     for line in lines[:MAX_ROWS]:
         best = line["samples"][0]
         rewards = (best["reward"], line.get("first_reward"), line.get("mean_reward"))
         numbers = [_number(reward) for reward in rewards]
         file = best.get("file", "")
-        table.add_row(escape(line["prompt"]), *numbers, str(best["seed"]), file)
+        table.add_row(line["prompt"], *numbers, str(best["seed"]), file)
     if len(lines) > MAX_ROWS:
         table.add_row(f"… {len(lines) - MAX_ROWS} more in results.jsonl")
     if len(lines) > 1:

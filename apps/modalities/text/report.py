@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from rich.markup import escape
 from rich.table import Table
 
-from apps.console import out
+from apps.console import out, write
 from gensift.protocols import JsonObject
 from gensift.zoo.answers import AnswerChecker
 from gensift.zoo.catalog import checker_of
@@ -24,13 +23,13 @@ def show_answers(lines: Sequence[Line]) -> None:
     """Print the texts of every prompt, best first, equal ones once."""
     for line in lines[:MAX_PROMPTS]:
         out.print(_answers(line))
-        out.print(difference(line), soft_wrap=True, markup=False, highlight=False)
+        write(difference(line))
     if len(lines) > MAX_PROMPTS:
         out.print(f"… {len(lines) - MAX_PROMPTS} more prompts in results.jsonl")
 
 
 def _answers(line: Line) -> Table:
-    table = Table(title=escape(line["prompt"]), title_justify="left")
+    table = Table(title=line["prompt"], title_justify="left")
     table.add_column("answer", overflow="fold")
     table.add_column("times", justify="right")
     samples = {sample["text"]: sample for sample in reversed(line["samples"])}
@@ -41,7 +40,7 @@ def _answers(line: Line) -> Table:
         table.add_column("right?" if is_checked else "reward")
     for text in dict.fromkeys(sample["text"] for sample in line["samples"]):
         scored = [_score(samples[text], is_checked=is_checked)] if is_scored else []
-        table.add_row(escape(text), str(counts[text]), *scored)
+        table.add_row(text, str(counts[text]), *scored)
     return table
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from rich.live import Live
 from rich.text import Text
 
-from apps.console import log, say
+from apps.console import log, say, visible
 
 MAX_LINES = 24
 
@@ -40,6 +40,6 @@ def show_texts(prompt: str) -> Iterator[Callable[[TextStep], None]]:
             lines = [f"{prompt}  (step {step.index + 1})", *step.texts[:MAX_LINES]]
             if len(step.texts) > MAX_LINES:
                 lines.append(f"… {len(step.texts) - MAX_LINES} more")
-            live.update(Text("\n".join(lines)), refresh=True)
+            live.update(Text(visible("\n".join(lines))), refresh=True)
 
         yield on_step
