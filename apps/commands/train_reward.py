@@ -19,6 +19,7 @@ from apps.training.noise_aware.options import NoiseAwareTraining
 from gensift.config import from_dict, to_dict
 from gensift.conversion import strict_json
 from gensift.files import write_atomically
+from gensift.protocols import JsonObject
 
 PANELS = {
     "How to train": (
@@ -51,7 +52,7 @@ def train_reward(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     as_json: Json = False,
-    **given: Any,
+    **given: object,
 ) -> None:
     """Train noise-aware weights on a recording; the same command again goes on where it stopped.
 
@@ -111,7 +112,7 @@ def _train(
         )
 
 
-def _report(base: Any, recording: Any, output: Path, config: NoiseAwareTraining) -> dict[str, Any]:
+def _report(base: Any, recording: Any, output: Path, config: NoiseAwareTraining) -> JsonObject:
     """How well the reward ranks held-out candidates per step, as it was and with its weights."""
     from apps.training.noise_aware.training import split_prompts
     from rewards.noise_aware.storage import load_noise_aware

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from apps.console import say
 from apps.jobs.division import Round, divide
@@ -209,7 +209,7 @@ class Search:
         job, prompt = self.job, self.job.prompts[index]
         sharing = {"exchange": self.exchange} if is_shared else {}
         sampler = job.sampler_of(self.counts.candidates, **sharing)
-        arguments: dict[str, Any] = {"progress": self.progress, **job.call}
+        arguments: JsonObject = {"progress": self.progress, **job.call}
         arguments["seeds"] = [candidate_seeds(job.seed, index, self.counts.seeds)]
         with ExitStack() as stack:
             stack.enter_context(memory_advice())

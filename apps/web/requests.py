@@ -14,6 +14,7 @@ from apps.web.options import AppOptions
 from gensift.config import OptionRow, check, describe, from_dict, option, to_dict
 from gensift.conversion import is_union, strict_json
 from gensift.errors import ConfigError
+from gensift.protocols import JsonObject
 from samplers.registry import SAMPLERS
 
 TOKENS_PER_ROW = 1000
@@ -35,7 +36,7 @@ class Request:
     height: int | None = option(None, minimum=8, help="Height of the picture, pixels.")
     seed: int = option(0, minimum=0, maximum=2**63 - 1, help="Number all randomness derives from.")
     cache: str | None = option(None, help="Feature cache: ertacache or bac.")
-    options: dict[str, Any] = option({}, help="Options of the sampler, by name.")
+    options: JsonObject = option({}, help="Options of the sampler, by name.")
 
     def __post_init__(self) -> None:
         check(self)

@@ -11,6 +11,7 @@ import gradio as gr
 from apps.web.requests import is_free_text
 from gensift.config import OptionRow, describe, parse_overrides
 from gensift.conversion import is_union
+from gensift.protocols import JsonObject
 
 SHARED = ("num_candidates", "num_outputs", "max_rows", "budget", "budget_unit")
 """Options of samplers that the page asks for elsewhere, or not at all."""
@@ -26,17 +27,17 @@ class OptionWidgets:
         components: one for each of `rows`.
     """
 
-    cls: type[Any]
+    cls: type[object]
     rows: tuple[OptionRow, ...]
     components: tuple[Any, ...]
 
-    def read(self, values: Sequence[Any]) -> dict[str, Any]:
+    def read(self, values: Sequence[object]) -> JsonObject:
         """The options that differ from their defaults, by name.
 
         Raises:
             ConfigError: a text cannot be read as its option's type.
         """
-        given: dict[str, Any] = {}
+        given: JsonObject = {}
         texts = []
         for row, value in zip(self.rows, values, strict=True):
             if isinstance(value, str) and not row.choices:
@@ -46,7 +47,7 @@ class OptionWidgets:
         return given | parse_overrides(texts, self.cls)
 
 
-def option_widgets(cls: type[Any], leave_out: Sequence[str] = SHARED) -> OptionWidgets:
+def option_widgets(cls: type[object], leave_out: Sequence[str] = SHARED) -> OptionWidgets:
     """Make the widgets inside the current layout block.
 
     Options that take any text are left out: they name files or models, which visitors do not choose

@@ -25,6 +25,7 @@ from apps.training.bfm.trainer import Trainer, check_batches
 from gensift.config import to_dict
 from gensift.errors import ConfigError, RunFolderError
 from gensift.pipelines.bfm.latents import vae_factor
+from gensift.protocols import JsonObject
 
 STEPS_PER_SEGMENT = 8
 GUIDANCE_SCALE = 1.5
@@ -59,7 +60,7 @@ def train_bfm(
     accelerator: Any = None,
     versions: Mapping[str, str] | None = None,
     progress: Progress = lambda what, total: nullcontext(lambda count: None),
-) -> dict[str, Any]:
+) -> JsonObject:
     """Train a model; the same call again goes on where it stopped, or returns the report.
 
     Args:
@@ -138,12 +139,12 @@ def _latent_shape(vae: Any, config: BFMTraining, num_classes: int) -> LatentShap
     return LatentShape(config.image_size // factor, vae.config.latent_channels, num_classes)
 
 
-def _description(sources: Sources, pictures: PictureFolder, config: BFMTraining) -> dict[str, Any]:
+def _description(sources: Sources, pictures: PictureFolder, config: BFMTraining) -> JsonObject:
     """What decides the result, wherever the pictures lie."""
     return to_dict(config) | _named(sources) | {"picture_files": pictures.digest}
 
 
-def _named(sources: Sources) -> dict[str, Any]:
+def _named(sources: Sources) -> JsonObject:
     return {"vae": sources.vae, "init": sources.init, "from_dense": sources.from_dense}
 
 

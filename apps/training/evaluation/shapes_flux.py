@@ -8,11 +8,12 @@ from torch import Tensor
 
 from apps.training.evaluation.scenes import fidelity, geneval_figures
 from gensift.pipelines.loading import load_pipeline
+from gensift.protocols import JsonObject, Pipeline
 
 
-def evaluate() -> dict[str, Any]:
+def evaluate() -> JsonObject:
     """Figures of the embedded `shapes-flux`: one sample per prompt at the default settings."""
-    pipe: Any = load_pipeline("shapes-flux")
+    pipe: Pipeline = load_pipeline("shapes-flux")
     return geneval_figures(pipe) | {
         "vae_reconstructions_verified": vae_fidelity(pipe.vae),
     }

@@ -24,6 +24,7 @@ from torch.nn.functional import softplus
 from apps.training.noise_aware.options import NoiseAwareTraining
 from gensift.config import to_dict
 from gensift.errors import ConfigError
+from gensift.protocols import JsonObject
 from rewards.loading import UNREADABLE, one_line
 from rewards.noise_aware.recording import Recording
 from rewards.noise_aware.reward import Scorer, check_base
@@ -359,7 +360,7 @@ def _prepare(accelerator: Any, student: Student) -> Any:
 
 def _identity(
     config: NoiseAwareTraining, reward: str, sigmas: Sequence[float], recording: Recording
-) -> dict[str, Any]:
+) -> JsonObject:
     """What a checkpoint belongs to; rate, batch and saving may change on the way."""
     free = ("learning_rate", "batch_prompts", "save_every")
     chosen = {key: value for key, value in to_dict(config).items() if key not in free}
