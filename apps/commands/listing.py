@@ -6,9 +6,9 @@ distribution, the summary is all that is said, until it is asked for by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -125,7 +125,7 @@ def show_samplers(entries: Sequence[JsonObject]) -> None:
         out.print()
 
 
-def _table(options: Sequence[Mapping[str, Any]]) -> Table:
+def _table(options: Sequence[JsonObject]) -> Table:
     table = Table("-o", "type", "default", "meaning", box=None, padding=(0, 2, 0, 0))
     table.columns[0].no_wrap = True
     for row in options:

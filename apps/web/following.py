@@ -77,7 +77,7 @@ def frames(
         views.append(make_view(task))
         return search(context, request, task, views[0])
 
-    def shown() -> Any:
+    def shown() -> object:
         return views[0].snapshot() if views else None
 
     try:

@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass
 from typing import Any, get_args
 
 import gradio as gr
+from gradio.components import Component
 
 from apps.web.requests import is_free_text
 from gensift.config import OptionRow, describe, parse_overrides
@@ -29,7 +30,7 @@ class OptionWidgets:
 
     cls: type[object]
     rows: tuple[OptionRow, ...]
-    components: tuple[Any, ...]
+    components: tuple[Component, ...]
 
     def read(self, values: Sequence[object]) -> JsonObject:
         """The options that differ from their defaults, by name.
@@ -59,7 +60,7 @@ def option_widgets(cls: type[object], leave_out: Sequence[str] = SHARED) -> Opti
     return OptionWidgets(cls, rows, tuple(_widget(row) for row in rows))
 
 
-def optional_number(name: str, info: str, elem_id: str) -> Any:
+def optional_number(name: str, info: str, elem_id: str) -> gr.Textbox:
     """A field for a number that may be left out; it gives text."""
     return gr.Textbox(
         "",
@@ -71,12 +72,12 @@ def optional_number(name: str, info: str, elem_id: str) -> Any:
     )
 
 
-def whole_number(text: str) -> Any:
+def whole_number(text: str) -> int | str | None:
     """The number in such a field, None where it is empty; anything else is refused later on."""
     return int(text) if text.strip().isdecimal() else text.strip() or None
 
 
-def _widget(row: OptionRow) -> Any:
+def _widget(row: OptionRow) -> Component:
     label, info = row.name.replace("_", " ").replace(".", ": "), row.help
     if row.annotation is bool:
         return gr.Checkbox(value=bool(row.default), label=label, info=info)
@@ -108,15 +109,15 @@ def _shown_default(row: OptionRow) -> Any:
     return None if row.default is MISSING else row.default
 
 
-def _members(row: OptionRow) -> set[Any]:
+def _members(row: OptionRow) -> set[object]:
     return set(get_args(row.annotation)) if is_union(row.annotation) else {row.annotation}
 
 
-def _origins(row: OptionRow) -> set[Any]:
+def _origins(row: OptionRow) -> set[object]:
     return {getattr(member, "__origin__", member) for member in _members(row)}
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     if value is None or value is MISSING:
         return "chosen by the sampler"
     if isinstance(value, (tuple, list)):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from gensift.config import config_hash
 from gensift.conversion import json_safe, strict_json
@@ -40,7 +38,7 @@ class TrainingFolder:
         identity: what a checkpoint in it must be of.
     """
 
-    def __init__(self, path: Path, description: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, description: JsonObject) -> None:
         """`description` holds the options and what they are applied to; nothing is written yet."""
         self.path, self.work = path, path / WORK
         self._description = json_safe(dict(description))
@@ -84,7 +82,7 @@ class TrainingFolder:
         text = strict_json(self._description, indent=2) + "\n"
         write_atomically(self.work / _DESCRIPTION, text.encode())
 
-    def publish(self, pipeline: Pipeline, call: CallArguments, report: Mapping[str, Any]) -> None:
+    def publish(self, pipeline: Pipeline, call: CallArguments, report: JsonObject) -> None:
         """Write the pipeline, the arguments it is called with by default, and the report.
 
         What makes a folder a pipeline comes last but one, and the report, by which a training

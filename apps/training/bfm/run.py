@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from apps.training.bfm.encoded import (
     EncodedPictures,
@@ -26,6 +26,10 @@ from gensift.config import to_dict
 from gensift.errors import ConfigError, RunFolderError
 from gensift.pipelines.bfm.latents import vae_factor
 from gensift.protocols import JsonObject
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from diffusers import AutoencoderKL
 
 STEPS_PER_SEGMENT = 8
 GUIDANCE_SCALE = 1.5
@@ -57,7 +61,7 @@ def train_bfm(
     output: Path,
     config: BFMTraining,
     *,
-    accelerator: Any = None,
+    accelerator: Accelerator | None = None,
     versions: Mapping[str, str] | None = None,
     progress: Progress = lambda what, total: nullcontext(lambda count: None),
 ) -> JsonObject:
@@ -121,13 +125,13 @@ def train_bfm(
     return report
 
 
-def _load_vae(source: str) -> Any:
+def _load_vae(source: str) -> AutoencoderKL:
     from diffusers import AutoencoderKL
 
     return load_part(source, "vae", {AutoencoderKL.__name__: AutoencoderKL}).eval()
 
 
-def _latent_shape(vae: Any, config: BFMTraining, num_classes: int) -> LatentShape:
+def _latent_shape(vae: AutoencoderKL, config: BFMTraining, num_classes: int) -> LatentShape:
     factor = vae_factor(vae)
     unit = factor * config.patch_size
     if config.image_size % unit:
@@ -148,7 +152,9 @@ def _named(sources: Sources) -> JsonObject:
     return {"vae": sources.vae, "init": sources.init, "from_dense": sources.from_dense}
 
 
-def _encoding(vae: Any, start: Start, shape: LatentShape, config: BFMTraining) -> Encoding:
+def _encoding(
+    vae: AutoencoderKL, start: Start, shape: LatentShape, config: BFMTraining
+) -> Encoding:
     grid = shape.sample_size // start.transformer.config.patch_size
     is_aligned = start.teacher is None and config.steps > 0
     features = load_features(config.features) if is_aligned else None
@@ -162,7 +168,7 @@ def _encode(
     pictures: PictureFolder,
     folder: Path,
     config: BFMTraining,
-    accelerator: Any,
+    accelerator: Accelerator,
     progress: Progress,
 ) -> EncodedPictures:
     folder.mkdir(exist_ok=True)
@@ -188,7 +194,7 @@ def _train(
     data: EncodedPictures,
     folder: TrainingFolder,
     config: BFMTraining,
-    accelerator: Any,
+    accelerator: Accelerator,
     progress: Progress,
 ) -> dict[str, dict[str, float]]:
     channels = None if encoding.features is None else encoding.features.channels
@@ -202,10 +208,10 @@ def _train(
 
 def _publish(
     folder: TrainingFolder,
-    vae: Any,
+    vae: AutoencoderKL,
     start: Start,
     pictures: PictureFolder,
-    report: Mapping[str, Any],
+    report: JsonObject,
 ) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
 

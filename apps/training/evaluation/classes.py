@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +83,7 @@ def rendered(per_class: int, seed: int) -> Pictures:
 
 
 def draw_classes(
-    pipe: Pipeline, per_class: int = PER_CLASS, seed: int = 0, **overrides: Any
+    pipe: Pipeline, per_class: int = PER_CLASS, seed: int = 0, **overrides: object
 ) -> Drawn:
     """`per_class` pictures of each class by plain pipeline calls, a seed of its own for each."""
     pipe.set_progress_bar_config(disable=True)

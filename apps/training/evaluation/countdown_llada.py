@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +72,7 @@ class Answers:
 
 
 def answers(
-    pipe: Pipeline, problems: Sequence[Problem], samples: int, seed: int = 0, **overrides: Any
+    pipe: Pipeline, problems: Sequence[Problem], samples: int, seed: int = 0, **overrides: object
 ) -> Answers:
     """Samples of a pipeline for each problem, by plain calls at its default settings."""
     pipe.set_progress_bar_config(disable=True)

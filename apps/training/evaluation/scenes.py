@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,7 +35,7 @@ def geneval_figures(pipe: Pipeline) -> JsonObject:
 
 
 def geneval(
-    pipe: Pipeline, per_category: int = SAMPLES_PER_CATEGORY, **overrides: Any
+    pipe: Pipeline, per_category: int = SAMPLES_PER_CATEGORY, **overrides: object
 ) -> GenEvalScore:
     """One sample for each of `per_category` held-out prompts per category.
 
@@ -54,12 +54,12 @@ def geneval(
 
 
 def generate(
-    pipe: Pipeline, prompts: Sequence[str], seeds: Sequence[int], **overrides: Any
-) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    pipe: Pipeline, prompts: Sequence[str], seeds: Sequence[int], **overrides: object
+) -> list[NDArray[np.uint8]]:
     """One uint8 `(64, 64, 3)` picture per prompt, by plain pipeline calls."""
     pipe.set_progress_bar_config(disable=True)
     arguments = call_defaults(pipe) | {"output_type": "np"} | overrides
-    pictures: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    pictures: list[NDArray[np.uint8]] = []
     for start in tqdm(range(0, len(prompts), _BATCH), desc="generate", unit="batch"):
         batch = list(prompts[start : start + _BATCH])
         if "negative_prompt" in arguments:

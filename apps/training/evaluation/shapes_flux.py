@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from apps.training.evaluation.scenes import fidelity, geneval_figures
 from gensift.pipelines.loading import load_pipeline
 from gensift.protocols import JsonObject, Pipeline
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 def evaluate() -> JsonObject:
@@ -19,7 +22,7 @@ def evaluate() -> JsonObject:
     }
 
 
-def vae_fidelity(vae: Any, count: int = 500, seed: int = 6) -> float:
+def vae_fidelity(vae: AutoencoderKL, count: int = 500, seed: int = 6) -> float:
     """Share of rendered scenes that still verify after a pass through the autoencoder."""
 
     def reconstruct(pictures: Tensor) -> Tensor:

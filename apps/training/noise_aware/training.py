@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ from rewards.noise_aware.weights import (
     make_weights,
 )
 from rewards.protocol import reward_name
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 CHECKPOINT = "checkpoint.pt"
 _PAIR_TEMPERATURE = 0.5
@@ -154,7 +157,7 @@ def train(
     folder: Path,
     config: NoiseAwareTraining,
     *,
-    accelerator: Any = None,
+    accelerator: Accelerator | None = None,
     on_step: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> NoiseAwareWeights:
     """Train noise-aware weights for `reward`; goes on from `folder`'s checkpoint if there is one.
@@ -197,7 +200,7 @@ class _Run:
         steps: Sequence[int],
         folder: Path,
         config: NoiseAwareTraining,
-        accelerator: Any,
+        accelerator: Accelerator,
     ) -> None:
         if config.across_prompts and not hasattr(reward, "score_each"):
             raise ConfigError(
@@ -346,7 +349,7 @@ class _Run:
         return int(state["done"]), state["optimizer"]
 
 
-def _prepare(accelerator: Any, student: Student) -> Any:
+def _prepare(accelerator: Accelerator, student: Student) -> Any:
     """The student, shared by the processes; most of its weights belong to other noise levels."""
     from accelerate.utils import DistributedDataParallelKwargs
 
