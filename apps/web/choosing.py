@@ -7,7 +7,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from apps.jobs.sampler_classes import SamplerClass, sampler_class
+from apps.modalities.registry import MODALITIES, PICTURES, AnyModality
 from gensift.errors import GensiftError
+from gensift.protocols import JsonObject
 from gensift.zoo.catalog import ZOO
 from samplers.registry import SAMPLERS
 
@@ -30,6 +32,12 @@ def _usable_samplers() -> dict[str, SamplerClass]:
 def samplers_of(modality: str) -> dict[str, SamplerClass]:
     """Samplers of a kind of samples, by name."""
     return {name: cls for name, cls in _usable_samplers().items() if cls.modality == modality}
+
+
+def modality_of(run_config: JsonObject) -> AnyModality:
+    """The kind of samples of a run; pictures where its sampler is not known here."""
+    cls = _usable_samplers().get(str(run_config.get("sampler")))
+    return MODALITIES.get(PICTURES if cls is None else cls.modality)
 
 
 def models_of(modality: str, names: Sequence[str]) -> list[str]:

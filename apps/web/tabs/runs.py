@@ -8,6 +8,7 @@ import gradio as gr
 from gradio.events import api
 
 from apps.web.app_context import AppContext
+from apps.web.choosing import modality_of
 from apps.web.encoding import data_uri
 from apps.web.events import PRIVATE
 from apps.web.following import one_line
@@ -89,20 +90,16 @@ def _sample(run: Run, prompt: str, sample: JsonObject) -> str:
 
 
 def _content(run: Run, prompt: str, sample: JsonObject) -> str:
-    """A picture, a text, or what came of an episode, with its pictures if there are any."""
+    """What there is of a sample: a picture, words, or both."""
     file = run.file(str(sample.get("file", "")))
     picture = ""
-    if file is not None:
+    if file is not None and file.suffix == ".png":
         source = data_uri(file.read_bytes(), "image/png")
         picture = f'<img src="{source}" alt="{html.escape(prompt, quote=True)}">'
-    if "goal" in sample:
-        return f"{picture}<p>{html.escape(_episode(sample))}</p>"
-    return picture or f"<code>{html.escape(str(sample.get('text', '')))}</code>"
-
-
-def _episode(sample: JsonObject) -> str:
-    outcome = "reached" if sample.get("success") else "not reached"
-    return f"goal {sample['goal']}: {outcome}, {sample.get('steps')} actions"
+    words = html.escape(modality_of(run.summary.get("config", {})).in_words(sample))
+    if not words:
+        return picture
+    return f"{picture}<p>{words}</p>" if picture else f"<code>{words}</code>"
 
 
 def _figures(run: Run) -> str:
