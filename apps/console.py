@@ -1,19 +1,78 @@
-"""Where the commands write: results to stdout, everything about the run to stderr."""
+"""Where the commands write: results to stdout, everything about the run to stderr.
+
+Whatever a user wrote (a prompt, a name, a path) is shown as it is, and this is the one place that
+sees to it: no word is markup or the name of an emoji, and nothing in it steers the terminal.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import sys
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.status import Status
+from rich.text import Text
 
 from gensift.conversion import strict_json
 
-out = Console()
-log = Console(stderr=True)
+WIDE = 10_000
+"""Columns of what is no terminal, but a pipe or a file: there nothing is cut or wrapped."""
+
+
+def visible(text: str) -> str:
+    """`text` with all that would steer a terminal written out, such as \\x1b for an escape.
+
+    Line breaks and tabs stay; other control characters, marks that turn the direction of text, and
+    halves of characters, which no encoding takes, do not.
+    """
+    if text.isprintable():
+        return text
+    return "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    is_steering = unicodedata.category(character) in ("Cc", "Cs") or character in _DIRECTIONS
+    if not is_steering or character in "\n\t":
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
+
+
+class PlainConsole(Console):
+    """A console for which every text is a text, also the cells and titles of tables."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """`text` as it is, whatever markup or emoji a caller asks for."""
+        # Rich writes spaces for tabs in any case, and tables measure them only like this.
+        return super().render_str(
+            visible(text).expandtabs(),
+            **{**options, "markup": False, "emoji": False, "highlight": False},
+        )
+
+    def status(self, status: RenderableType, **options: Any) -> Status:
+        """A spinner beside `status`, for as long as the block runs."""
+        shown = Text(visible(status)) if isinstance(status, str) else status
+        return super().status(shown, **options)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = PlainConsole(stderr=stderr)
+    if not console.file.isatty():
+        console.width = WIDE
+    return console
+
+
+out = _console()
+log = _console(stderr=True)
 
 _NOISY = (
     "torch",
@@ -27,11 +86,28 @@ _NOISY = (
 
 
 def say(message: str, *, style: str = "") -> None:
-    """Write one line to stderr, unwrapped; brackets in it are text, not markup."""
-    log.print(" ".join(message.split()), style=style, soft_wrap=True, markup=False, highlight=False)
+    """Write one line to stderr, unwrapped."""
+    log.print(re.sub(r"\s*[\r\n]\s*", " ", message.strip()), style=style, soft_wrap=True)
 
 
-def write_json(document: Any) -> None:
+def write(text: str) -> None:
+    """Write text to stdout, unwrapped."""
+    out.print(text, soft_wrap=True)
+
+
+def write_heading(name: str, text: str = "") -> None:
+    """Write `name` in bold to stdout, and `text` behind it."""
+    out.print(Text.assemble((visible(name), "bold"), visible(text)), soft_wrap=True)
+
+
+def accept_all_characters() -> None:
+    """Let stdout and stderr write out what their encoding lacks, rather than fail on it."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def write_json(document: object) -> None:
     """Write one strict JSON document to stdout."""
     out.out(strict_json(document, indent=2), highlight=False)
 

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, overload
 
 from gensift.errors import (
     DuplicateNameError,
@@ -82,6 +82,11 @@ class Registry(Generic[T]):
             self._resolved[name] = self._resolve(name, self._targets[name])
         return self._resolved[name]
 
+    def loaded(self, name: str) -> T | None:
+        """What is registered as `name` where it needs no import (any more), else None."""
+        target = self._targets.get(name)
+        return self._resolved.get(name) if isinstance(target, str) else target
+
     def names(self) -> list[str]:
         """Return all names, sorted, without importing anything."""
         self._read_entry_points()
@@ -125,17 +130,8 @@ class Registry(Generic[T]):
         return found
 
     def _import(self, name: str, target: str) -> T:
-        module_name, _, attribute = target.partition(":")
-        try:
-            if not attribute:
-                raise ImportError("expected 'module:attribute'")
-            module = importlib.import_module(module_name)
-            return cast(T, reduce(getattr, attribute.split("."), module))
-        except (ImportError, AttributeError) as error:
-            raise MissingExtraError(
-                f"The {self.kind} {name!r} is registered as {target!r}, which cannot be imported "
-                f"({error}); install what is missing or correct the registration."
-            ) from error
+        found: T = import_target(target, f"The {self.kind} {name!r}")
+        return found
 
     def _read_entry_points(self) -> None:
         if self._has_read_entry_points:
@@ -147,6 +143,24 @@ class Registry(Generic[T]):
             self.register(entry.name, f"{entry.module}:{entry.attr}", **_about_distribution(entry))
         # Set last: a clash between two installed packages is reported on every look-up.
         self._has_read_entry_points = True
+
+
+def import_target(target: str, what: str) -> Any:
+    """The object that a lazy `"module:attribute"` names; `what` it is, for messages.
+
+    Raises:
+        MissingExtraError: it cannot be imported.
+    """
+    module_name, _, attribute = target.partition(":")
+    try:
+        if not attribute:
+            raise ImportError("expected 'module:attribute'")
+        return reduce(getattr, attribute.split("."), importlib.import_module(module_name))
+    except (ImportError, AttributeError) as error:
+        raise MissingExtraError(
+            f"{what} is registered as {target!r}, which cannot be imported ({error}); install what "
+            "is missing or correct the registration."
+        ) from error
 
 
 def _about_distribution(entry: EntryPoint) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apps.console import log, only_json, out, say, write_json
+from apps.console import log, only_json, say, write, write_json
 from gensift.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -155,12 +155,8 @@ def _show(reports: Sequence[Report], destination: Path, as_json: bool) -> None:
         return
     for report in reports:
         dropped = f", dropped {', '.join(report.dropped)}" if report.dropped else ""
-        _line(
+        write(
             f"{report.part}: {report.renamed} tensors of {report.source}, "
             f"{report.parameters:,} parameters, {report.dtype}{dropped}"
         )
-    _line(f"Model folder: {destination}")
-
-
-def _line(text: str) -> None:
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    write(f"Model folder: {destination}")

@@ -10,7 +10,7 @@ from typing import cast
 
 import typer
 
-from apps.console import log, plain_warnings, say
+from apps.console import accept_all_characters, log, plain_warnings, say
 from gensift.errors import GensiftError, ProcessLostError
 from samplers.exchange import ALONE, Exchange
 
@@ -46,6 +46,7 @@ def run(
     0, 2 for a user's mistake, 3 where another process was lost, 130 for Ctrl-C. A failure of one of
     the `processes` is that of all, and said once.
     """
+    accept_all_characters()
     with plain_warnings(), ExitStack() as stack:
         exchange: Exchange = ALONE
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,8 @@ from apps.console import only_json, write_json
 from apps.jobs.options import NAMES, PANELS, GenerateOptions, read_options
 from apps.jobs.processes import joined
 from apps.jobs.prompts import gather_prompts
-from samplers.exchange import Exchange
+from gensift.errors import ConfigError
+from gensift.protocols import JsonObject
 
 app = typer.Typer(
     add_completion=False,
@@ -43,7 +44,15 @@ Json = Annotated[
 ]
 ListSamplers = Annotated[
     bool,
-    typer.Option("--list-samplers", help="List samplers and options.", rich_help_panel=_TALK),
+    typer.Option(
+        "--list-samplers",
+        help="List samplers and options, or only those of one: --list-samplers NAME.",
+        rich_help_panel=_TALK,
+    ),
+]
+SamplerName = Annotated[
+    # Typer has no options whose value may be left out, so the value is an argument.
+    str | None, typer.Argument(metavar="", hidden=True)
 ]
 ListRewards = Annotated[
     bool, typer.Option("--list-rewards", help="List rewards.", rich_help_panel=_TALK)
@@ -54,13 +63,14 @@ ListRewards = Annotated[
 @takes_options_of(GenerateOptions, PANELS, NAMES)
 def generate(
     context: typer.Context,
+    name: SamplerName = None,
     *,
     config: ConfigFile = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     list_samplers: ListSamplers = False,
     list_rewards: ListRewards = False,
-    **given: Any,
+    **given: object,
 ) -> None:
     """Draw many candidates per prompt, sift them by a reward, and keep the best.
 
@@ -68,23 +78,27 @@ def generate(
 
     Example: generate --sampler ttsnap --prompt "a red circle left of a blue square" -n 16
     """
+    if name is not None and not list_samplers:
+        raise ConfigError(f"{name!r} belongs to no option; give it after one, such as --prompt.")
     if list_samplers or list_rewards:
-        _list(as_json, with_samplers=list_samplers, with_rewards=list_rewards)
+        _list(as_json, name, with_samplers=list_samplers, with_rewards=list_rewards)
         return
-    from apps.jobs.preparation import check_output, prepare
+    from apps.jobs.job import check_output
+    from apps.jobs.preparation import prepare
+    from apps.jobs.report import report
+    from apps.jobs.run import plan_job, run_job
 
     options = read_options(collect(GenerateOptions, given), config)
     prompts = gather_prompts((*options.task, *options.prompt), options.prompts)
     check_output(options.output)
+    invocation: errors.Invocation = context.obj
+    exchange = invocation.exchange
     with only_json(as_json):
-        finish = _plan if dry_run else _run
-        exchange = context.obj.exchange
-        job = prepare(options, prompts, context.obj.command, exchange)
-        show, document = finish(job, exchange)
-    if as_json:
-        write_json(document)
-    else:
-        show()
+        job = prepare(options, prompts, invocation.command, exchange)
+        # Called from here, not through a table of functions: every frame down to the denoiser is
+        # one more to read in a traceback.
+        found = plan_job(job, exchange) if dry_run else run_job(job, exchange)
+    report(job, found, as_json=as_json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,40 +106,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return errors.run(app, "generate", sys.argv[1:] if argv is None else argv, joined)
 
 
-def _run(job: Any, exchange: Exchange) -> Any:
-    from apps.jobs.report import outcome_document, show_outcome
-    from apps.jobs.run import run_job
-
-    outcome = run_job(job, exchange)
-    if outcome is None:
-        return _nothing, None
-    return lambda: show_outcome(outcome), outcome_document(job, outcome)
-
-
-def _plan(job: Any, exchange: Exchange) -> Any:
-    from apps.jobs.report import plan_document, show_plan
-    from apps.jobs.run import times
-
-    if exchange.rank > 0:
-        return _nothing, None
-    plan = job.make_sampler().plan(job.pipeline, job.prompts[0], **job.call)
-    planned = times(plan.cost, len(job.prompts))
-    return lambda: show_plan(job, plan, planned), plan_document(job, plan, planned)
-
-
-def _nothing() -> None:
-    """All but the first process have nothing to show."""
-
-
-def _list(as_json: bool, *, with_samplers: bool, with_rewards: bool) -> None:
+def _list(as_json: bool, name: str | None, *, with_samplers: bool, with_rewards: bool) -> None:
     from apps.commands import listing
 
+    samplers, rewards = [], []
     with only_json(as_json):
-        samplers = listing.samplers() if with_samplers else []
-        rewards = listing.names("rewards") if with_rewards else []
+        if with_samplers:
+            samplers = listing.samplers() if name is None else [listing.sampler(name)]
+        if with_rewards:
+            rewards = listing.names("rewards")
     if as_json:
-        document = {"samplers": samplers} if with_samplers else {}
-        write_json(document | ({"rewards": rewards} if with_rewards else {}))
+        document: JsonObject = {"samplers": samplers} if with_samplers else {}
+        found = [entry.name for entry in rewards]
+        write_json(document | ({"rewards": found} if with_rewards else {}))
         return
     listing.show_samplers(samplers)
     if with_rewards:

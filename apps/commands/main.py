@@ -40,7 +40,8 @@ def list_all(as_json: Json = False) -> None:
     with only_json(as_json):
         found = {kind: listing.names(kind) for kind in kinds}
     if as_json:
-        write_json({**found, "zoo": zoo.models()})
+        written = {kind: [entry.name for entry in entries] for kind, entries in found.items()}
+        write_json({**written, "zoo": zoo.models()})
         return
     for kind in kinds:
         listing.show_names(kind, found[kind])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from apps.commands.command_line import collect, takes_options_of
 from apps.commands.zoo import Json
-from apps.console import only_json, out, say, write_json
+from apps.console import only_json, say, write, write_json
 from apps.jobs.progress import progress_bar
 from apps.jobs.run import versions
 from apps.training.bfm.options import BFMTraining
@@ -88,7 +88,7 @@ def bfm(
         str, typer.Option(help="cpu, cuda or auto; CUDA_VISIBLE_DEVICES says which GPU.")
     ] = "auto",
     as_json: Json = False,
-    **given: Any,
+    **given: object,
 ) -> None:
     """Train a blockwise flow model; the same command again goes on where it stopped.
 
@@ -126,7 +126,7 @@ def bfm(
         return
     for name, figures in report["stages"].items():
         shown = ", ".join(f"{key} {value:g}" for key, value in figures.items())
-        out.print(f"{name}: {shown}", markup=False, highlight=False)
+        write(f"{name}: {shown}")
     say(f"Pipeline folder: {output}; draw by generate --model {output}, or gensift.load_pipeline")
 
 

@@ -1,12 +1,15 @@
-"""On which device a process draws, and where its rewards judge."""
+"""On which device a process draws, and where its rewards score."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gensift.errors import DeviceError
+from gensift.protocols import JsonObject
 from samplers.exchange import Exchange
+
+if TYPE_CHECKING:
+    from rewards.protocol import Reward
 
 
 def own_device(name: str, exchange: Exchange) -> str:
@@ -44,9 +47,7 @@ def check_reward_offload(device: str, *, is_asked: bool) -> None:
         )
 
 
-def load_reward_on(
-    device: str, spec: str, options: Mapping[str, Any], *, is_offloaded: bool
-) -> Any:
+def load_reward_on(device: str, spec: str, options: JsonObject, *, is_offloaded: bool) -> Reward:
     """Load a reward that judges on `device`, and stays there unless it is offloaded."""
     from rewards.registry import load_reward
 

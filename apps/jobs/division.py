@@ -18,6 +18,11 @@ class Round:
     prompts: tuple[int, ...]
     is_shared: bool = False
 
+    def prompt_of(self, rank: int) -> int | None:
+        """Index of the prompt that process `rank` works on; None where there is none left."""
+        at = 0 if self.is_shared else rank
+        return self.prompts[at] if at < len(self.prompts) else None
+
 
 def divide(todo: Sequence[int], processes: int, *, can_share: bool) -> list[Round]:
     """Deal out whole prompts while there are enough for all; share the candidates of the rest.

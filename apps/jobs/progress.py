@@ -60,7 +60,7 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def _bars(description: str, *, is_shown: bool = True) -> Progress:
     return Progress(
-        TextColumn(description),
+        TextColumn(description, markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
-
-from rich.markup import escape
 from rich.table import Table
 
-from apps.console import out
-from apps.jobs.preparation import Job
-from apps.jobs.report_episodes import show_episodes
-from apps.jobs.report_texts import show_answers
-from apps.jobs.run import Outcome
+from apps.console import out, write, write_json
+from apps.jobs.job import Job
+from apps.jobs.run import Outcome, Planned
 from gensift.config import config_hash
 from gensift.cost import Cost
+from gensift.protocols import JsonObject
 
-MAX_ROWS = 25
+
+def report(job: Job, found: Outcome | Planned | None, *, as_json: bool) -> None:
+    """Print what was found or planned; all but the first process have nothing to show."""
+    if found is None:
+        return
+    if as_json:
+        write_json(
+            plan_document(job, found)
+            if isinstance(found, Planned)
+            else outcome_document(job, found)
+        )
+    elif isinstance(found, Planned):
+        show_plan(job, found)
+    else:
+        show_outcome(found)
 
 
-def outcome_document(job: Job, outcome: Outcome) -> dict[str, Any]:
+def outcome_document(job: Job, outcome: Outcome) -> JsonObject:
     """What `--json` prints after a run; `file` is relative to `output`."""
     return {
         "output": outcome.folder,
@@ -31,7 +39,7 @@ def outcome_document(job: Job, outcome: Outcome) -> dict[str, Any]:
                 "prompt": line["prompt"],
                 "prompt_index": line["prompt_index"],
                 "winner": line["samples"][0],
-                **({"samples": line["samples"]} if outcome.is_text or outcome.is_action else {}),
+                **({"samples": line["samples"]} if outcome.modality.lists_all_samples else {}),
                 "first_reward": line.get("first_reward"),
                 "mean_reward": line.get("mean_reward"),
                 "resumed": line["prompt_index"] in outcome.resumed,
@@ -43,38 +51,28 @@ def outcome_document(job: Job, outcome: Outcome) -> dict[str, Any]:
 
 
 def show_outcome(outcome: Outcome) -> None:
-    """Print the winners, the cost, and where everything is."""
-    if outcome.is_text:
-        show_answers(outcome.lines)
-    elif outcome.is_action:
-        show_episodes(outcome.lines)
-    else:
-        out.print(_winners(outcome.lines))
-    if not (outcome.is_reproducible or outcome.is_text or outcome.is_action):
-        out.print(
-            "This search copies or changes candidates on the way, so a seed alone need not give a "
-            "winner again in a plain call; the same command does.",
-            soft_wrap=True,
-        )
+    """Print the samples, the cost, and where everything is."""
+    outcome.modality.show(outcome.lines, is_reproducible=outcome.is_reproducible)
     out.print(_costs({"planned": outcome.planned, "spent": outcome.spent}))
-    out.print(f"Saved in {outcome.folder}", soft_wrap=True, markup=False, highlight=False)
+    write(f"Saved in {outcome.folder}")
 
 
-def plan_document(job: Job, plan: Any, planned: Cost) -> dict[str, Any]:
+def plan_document(job: Job, planned: Planned) -> JsonObject:
     """What `--dry-run --json` prints; `plan` is for one prompt, `cost` for all."""
     return {
         "output": str(job.folder),
         "config": dict(job.config),
         "pipeline_call": None if job.pipeline_call is None else dict(job.pipeline_call),
         "num_prompts": len(job.prompts),
-        "plan": plan.to_dict(),
-        "cost": planned.to_dict(),
+        "plan": planned.plan.to_dict(),
+        "cost": planned.cost.to_dict(),
     }
 
 
-def show_plan(job: Job, plan: Any, planned: Cost) -> None:
+def show_plan(job: Job, planned: Planned) -> None:
     """Print what a run would do."""
-    sampler = escape(str(job.config["sampler"]))
+    plan = planned.plan
+    sampler = str(job.config["sampler"])
     stages = Table(title=f"{sampler}: per prompt", title_justify="left")
     unit = "scale" if hasattr(plan, "num_scales") else "step"
     for column in (f"after {unit}", "scored", "kept"):
@@ -83,39 +81,11 @@ def show_plan(job: Job, plan: Any, planned: Cost) -> None:
         step = f"{stage.step_index + 1} of {stage.num_inference_steps}"
         stages.add_row(step, str(stage.alive), str(stage.kept))
     out.print(stages)
-    out.print(_costs({f"planned, {len(job.prompts)} prompt(s)": planned}))
-    out.print(
+    out.print(_costs({f"planned, {len(job.prompts)} prompt(s)": planned.cost}))
+    write(
         f"Candidates per prompt: {plan.num_candidates}. Most rows at a time: "
         f"{plan.peak_rows}. Nothing was run; results would go to {job.folder}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
     )
-
-
-def _winners(lines: Sequence[dict[str, Any]]) -> Table:
-    table = Table(
-        title="Reward: winner, first candidate, mean of all finished", title_justify="left"
-    )
-    table.add_column("prompt", overflow="fold", max_width=44)
-    for column in ("winner", "first", "mean", "seed"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("file", no_wrap=True)
-    for line in lines[:MAX_ROWS]:
-        best = line["samples"][0]
-        rewards = (best["reward"], line.get("first_reward"), line.get("mean_reward"))
-        numbers = [_number(reward) for reward in rewards]
-        file = best.get("file", "")
-        table.add_row(escape(line["prompt"]), *numbers, str(best["seed"]), file)
-    if len(lines) > MAX_ROWS:
-        table.add_row(f"… {len(lines) - MAX_ROWS} more in results.jsonl")
-    if len(lines) > 1:
-        winners = [line["samples"][0]["reward"] for line in lines]
-        firsts = [line.get("first_reward") for line in lines]
-        means = [line.get("mean_reward") for line in lines]
-        table.add_section()
-        table.add_row("average", *(_number(_average(c)) for c in (winners, firsts, means)))
-    return table
 
 
 def _costs(costs: dict[str, Cost]) -> Table:
@@ -136,7 +106,7 @@ def _cost_rows(cost: Cost) -> dict[str, str]:
     work |= {} if cost.nfe and cost.tokens else {"decodes": cost.decodes}
     rows = {label: f"{count:,}" for label, count in work.items()}
     counts = {"preview decodes": cost.preview_decodes}
-    counts |= {f"reward calls, {escape(name)}": n for name, n in cost.reward_calls.items()}
+    counts |= {f"reward calls, {name}": n for name, n in cost.reward_calls.items()}
     counts |= {"cache hits": cost.cache_hits}
     rows |= {label: f"{count:,}" for label, count in counts.items() if count}
     if cost.seconds:
@@ -144,16 +114,3 @@ def _cost_rows(cost: Cost) -> dict[str, str]:
     if cost.peak_memory_mib is not None:
         rows["peak memory, MiB"] = f"{cost.peak_memory_mib:,.0f}"
     return rows
-
-
-def _number(reward: Any) -> str:
-    # Non-finite numbers are texts in JSON files, which float reads back.
-    return "-" if reward is None else f"{float(reward):.3f}"
-
-
-def _average(rewards: Sequence[Any]) -> float | None:
-    """Mean of the finite rewards; None if one is unknown, as the rest would flatter or deceive."""
-    if any(reward is None for reward in rewards):
-        return None
-    finite = [float(r) for r in rewards if math.isfinite(float(r))]
-    return sum(finite) / len(finite) if finite else None

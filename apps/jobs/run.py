@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from apps.console import say
 from apps.jobs.division import Round, divide
-from apps.jobs.preparation import Job, is_reproducible
+from apps.jobs.folder import combine_traces, open_folder, say_what_is_done, versions
+from apps.jobs.job import Job
 from apps.jobs.progress import SearchProgress, show_progress
 from apps.jobs.results import write_prompt, write_shared_prompt
-from apps.jobs.streaming import show_texts
-from gensift import __version__
 from gensift.cost import Cost
-from gensift.errors import DeviceError, GensiftError, ProcessLostError, RunFolderError
+from gensift.errors import DeviceError, ProcessLostError
+from gensift.protocols import JsonObject
 from gensift.randomness import candidate_seeds
-from gensift.runs import LOCK, PLAN, SUMMARY, RunFiles, RunFolder
+from gensift.runs import PLAN, RunFiles, RunFolder
 from samplers.exchange import ALONE, Exchange
+from samplers.output import SamplerOutput
 
-PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy")
+if TYPE_CHECKING:
+    from apps.modalities.registry import AnyModality
+    from samplers.base import Plan
+
+__all__ = ["Counts", "Outcome", "Planned", "memory_advice", "plan_job", "run_job", "versions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +38,30 @@ class Outcome:
         resumed: indices of prompts that an earlier run had finished.
         planned: cost planned for all prompts.
         spent: cost spent on all prompts, by this run and earlier ones.
+        modality: the kind of samples.
         is_reproducible: whether a seed in a plain pipeline call gives a sample again.
-        is_text: whether samples are texts.
-        is_action: whether samples are episodes of a robot.
     """
 
     folder: str
-    lines: list[dict[str, Any]]
+    lines: list[JsonObject]
     resumed: set[int]
     planned: Cost
     spent: Cost
+    modality: AnyModality
     is_reproducible: bool = True
-    is_text: bool = False
-    is_action: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a run would do.
+
+    Attributes:
+        plan: for one prompt.
+        cost: of all prompts.
+    """
+
+    plan: Plan
+    cost: Cost
 
 
 @dataclass(frozen=True)
@@ -61,9 +72,17 @@ class Counts:
     seeds: int
 
     @classmethod
-    def of(cls, plan: Any) -> Counts:
-        """Those of a plan; most searches begin as many candidates as they name."""
-        return cls(plan.num_candidates, getattr(plan, "num_seeds", plan.num_candidates))
+    def of(cls, plan: Plan) -> Counts:
+        """Those of a plan."""
+        return cls(plan.num_candidates, plan.seeds_per_prompt)
+
+
+def plan_job(job: Job, exchange: Exchange = ALONE) -> Planned | None:
+    """What `job` would do; None in all processes but the first."""
+    if exchange.rank > 0:
+        return None
+    plan = job.plan_of(job.make_sampler())
+    return Planned(plan=plan, cost=times(plan.cost, len(job.prompts)))
 
 
 def run_job(job: Job, exchange: Exchange = ALONE) -> Outcome | None:
@@ -90,8 +109,8 @@ def run_job(job: Job, exchange: Exchange = ALONE) -> Outcome | None:
 
 def _lead(job: Job, exchange: Exchange) -> Outcome:
     """The part of the first process, which alone holds the folder and speaks."""
-    with _open_folder(job) as folder:
-        finished = _say_what_is_done(job, folder)
+    with open_folder(job) as folder:
+        finished = say_what_is_done(job, folder)
         plan = _fix_plan(job, folder)
         planned = times(plan.cost, len(job.prompts))
         counts = Counts.of(plan)
@@ -100,7 +119,7 @@ def _lead(job: Job, exchange: Exchange) -> Outcome:
             with show_progress(
                 len(job.prompts), len(finished), is_shown=not job.is_streamed
             ) as progress:
-                for line in _search(job, folder, counts, finished, progress, exchange):
+                for line in Search(job, folder, counts, progress, exchange).lines(finished):
                     folder.append_result(line)
                     progress.finish_prompt(line["prompt"], line["samples"][0]["reward"])
         except KeyboardInterrupt:
@@ -112,7 +131,7 @@ def _lead(job: Job, exchange: Exchange) -> Outcome:
             raise
         lines = [line for line in folder.results() if line["prompt_index"] < len(job.prompts)]
         spent = sum((Cost.from_dict(line["cost"]) for line in lines), Cost())
-        _combine_traces(job, folder)
+        combine_traces(job, folder)
         folder.write_summary({**spent.to_dict(), "planned": planned.to_dict()})
     return Outcome(
         folder=str(folder.path),
@@ -120,18 +139,17 @@ def _lead(job: Job, exchange: Exchange) -> Outcome:
         resumed=finished,
         planned=planned,
         spent=spent,
-        is_reproducible=is_reproducible(job.sampler_class),
-        is_text=job.sampler_class.modality == "text",
-        is_action=job.sampler_class.modality == "action",
+        modality=job.modality,
+        is_reproducible=job.sampler_class.is_reproducible,
     )
 
 
 def _help(job: Job, exchange: Exchange) -> None:
-    """The part of every other process: it draws and writes pictures, and sends scores."""
+    """The part of every other process: it draws and writes samples, and sends scores."""
     agreed: tuple[Counts, set[int]] = (Counts(0, 0), set())
     counts, finished = exchange.gather(agreed)[0]
     with show_progress(0, 0) as progress:
-        for _ in _search(job, RunFiles(job.folder), counts, finished, progress, exchange):
+        for _ in Search(job, RunFiles(job.folder), counts, progress, exchange).lines(finished):
             pass
 
 
@@ -140,76 +158,7 @@ def times(cost: Cost, count: int) -> Cost:
     return sum([cost] * (count - 1), cost)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides the results."""
-    found = {"gensift": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-@contextmanager
-def _open_folder(job: Job) -> Iterator[RunFolder]:
-    """Open the run folder, and take away again what a run that came to nothing has begun."""
-    was_run = (job.folder / SUMMARY).exists()
-    missing = [p for p in (job.folder, *job.folder.parents) if not p.exists()]
-    with RunFolder(
-        job.folder,
-        config=job.config,
-        command=job.command,
-        pipeline_call=job.pipeline_call,
-        versions=versions(),
-    ) as folder:
-        try:
-            yield folder
-        except GensiftError as error:
-            # A lost process is no mistake in the request: the same command shall go on.
-            is_refused = not isinstance(error, ProcessLostError)
-            if is_refused and not was_run and not folder.results():
-                _discard(folder, missing)
-            raise
-
-
-def _discard(folder: RunFolder, made: Sequence[Path]) -> None:
-    """Remove what the run has begun: its files, and the folders that it `made`, innermost first."""
-    for name in (SUMMARY, PLAN, LOCK):
-        (folder.path / name).unlink(missing_ok=True)
-    if made:
-        shutil.rmtree(made[0], ignore_errors=True)
-    for parent in made[1:]:
-        parent.rmdir()
-
-
-def _say_what_is_done(job: Job, folder: RunFolder) -> set[int]:
-    for line in folder.results():
-        index = line["prompt_index"]
-        if index < len(job.prompts) and line["prompt"] != job.prompts[index]:
-            raise RunFolderError(
-                f"{folder.path} holds a result for prompt {index}, {line['prompt']!r}, but now it "
-                f"is {job.prompts[index]!r}; add new prompts at the end, or give another --output."
-            )
-    finished = folder.finished(job.prompts)
-    if finished:
-        say(
-            f"Resuming {folder.path}: {len(finished)} of {len(job.prompts)} prompts are finished "
-            "and skipped."
-        )
-    _number_first_trace(job, folder)
-    return finished
-
-
-def _number_first_trace(job: Job, folder: RunFolder) -> None:
-    """A folder that began with a single prompt holds that trace without a number."""
-    for kind in ("json", "png"):
-        single, numbered = (folder.path / f"{name}.{kind}" for name in ("trace", "trace-0000"))
-        if len(job.prompts) > 1 and single.exists() and not numbered.exists():
-            single.replace(numbered)
-
-
-def _fix_plan(job: Job, folder: RunFolder) -> Any:
+def _fix_plan(job: Job, folder: RunFolder) -> Plan:
     """Return the plan for one prompt, with the number of candidates fixed.
 
     A budget in seconds is measured, so it may choose differently next time; the first choice is
@@ -219,87 +168,62 @@ def _fix_plan(job: Job, folder: RunFolder) -> Any:
     is_new = count is None
     if count is None:
         with memory_advice():
-            plan = job.make_sampler().plan(job.pipeline, job.prompts[0], **job.call)
-        count = plan.num_candidates
-    plan = sampler_of(job, count).plan(job.pipeline, job.prompts[0], **job.call)
+            count = job.plan_of(job.make_sampler()).num_candidates
+    plan = job.plan_of(job.sampler_of(count))
     if is_new:
         folder.write_json(PLAN, plan.to_dict())
     return plan
 
 
-def sampler_of(job: Job, num_candidates: int, **changes: Any) -> Any:
-    """The sampler of a job, its number of candidates settled."""
-    fixed = {"num_candidates": num_candidates, "budget": None}
-    known = {name: value for name, value in fixed.items() if name in job.sampler_options}
-    return job.make_sampler(**known, **changes)
+@dataclass(frozen=True)
+class Search:
+    """The work of one process on the prompts of a job.
 
+    Attributes:
+        job: whose prompts.
+        files: of the run.
+        counts: candidates and seeds of each prompt.
+        progress: what shows how far it is.
+        exchange: the processes that work together.
+    """
 
-def _search(
-    job: Job,
-    files: RunFiles,
-    counts: Counts,
-    finished: set[int],
-    progress: SearchProgress,
-    exchange: Exchange,
-) -> Iterator[dict[str, Any]]:
-    """Work on what is not finished; yields the lines of prompts whose files are all written."""
-    todo = [index for index in range(len(job.prompts)) if index not in finished]
-    can_share = getattr(job.sampler_class, "shares_candidates", False)
-    for part in divide(todo, exchange.size, can_share=can_share):
-        work = _search_shared if part.is_shared else _search_dealt
-        yield from work(job, files, counts, part, progress, exchange)
+    job: Job
+    files: RunFiles
+    counts: Counts
+    progress: SearchProgress
+    exchange: Exchange
 
+    def lines(self, finished: set[int]) -> Iterator[JsonObject]:
+        """Work on what is not `finished`; yields the lines of prompts whose files are written."""
+        todo = [index for index in range(len(self.job.prompts)) if index not in finished]
+        can_share = self.job.sampler_class.shares_candidates
+        for part in divide(todo, self.exchange.size, can_share=can_share):
+            index = part.prompt_of(self.exchange.rank)
+            output = None if index is None else self.draw(index, is_shared=part.is_shared)
+            yield from self._written(part, index, output)
 
-def _search_dealt(
-    job: Job,
-    files: RunFiles,
-    counts: Counts,
-    part: Round,
-    progress: SearchProgress,
-    exchange: Exchange,
-) -> list[dict[str, Any]]:
-    line = None
-    if exchange.rank < len(part.prompts):
-        sampler = sampler_of(job, counts.candidates)
-        index = part.prompts[exchange.rank]
-        line = _search_one(job, files, sampler, counts, index, progress)
-    return [line for line in exchange.gather(line) if line is not None]
+    def draw(self, index: int, *, is_shared: bool) -> SamplerOutput:
+        """The samples of one prompt, or this process's share of them."""
+        job, prompt = self.job, self.job.prompts[index]
+        sharing = {"exchange": self.exchange} if is_shared else {}
+        sampler = job.sampler_of(self.counts.candidates, **sharing)
+        arguments: JsonObject = {"progress": self.progress, **job.call}
+        arguments["seeds"] = [candidate_seeds(job.seed, index, self.counts.seeds)]
+        with ExitStack() as stack:
+            stack.enter_context(memory_advice())
+            if job.is_streamed:
+                arguments["on_step"] = stack.enter_context(job.modality.show_forming(prompt))
+            return sampler(job.pipeline, [prompt], **arguments)
 
-
-def _search_shared(
-    job: Job,
-    files: RunFiles,
-    counts: Counts,
-    part: Round,
-    progress: SearchProgress,
-    exchange: Exchange,
-) -> list[dict[str, Any]]:
-    (index,) = part.prompts
-    sampler = sampler_of(job, counts.candidates, exchange=exchange)
-    output = _draw(job, sampler, counts, index, progress)
-    return [write_shared_prompt(files, job.config, output, index, _stem(job, index), exchange)]
-
-
-def _search_one(
-    job: Job,
-    files: RunFiles,
-    sampler: Any,
-    counts: Counts,
-    index: int,
-    progress: SearchProgress,
-) -> dict[str, Any]:
-    output = _draw(job, sampler, counts, index, progress)
-    return write_prompt(files, job.config, output, index, _stem(job, index))
-
-
-def _draw(job: Job, sampler: Any, counts: Counts, index: int, progress: SearchProgress) -> Any:
-    seeds = [candidate_seeds(job.seed, index, counts.seeds)]
-    arguments: dict[str, Any] = {"seeds": seeds, "progress": progress, **job.call}
-    with memory_advice():
-        if not job.is_streamed:
-            return sampler(job.pipeline, [job.prompts[index]], **arguments)
-        with show_texts(job.prompts[index]) as on_step:
-            return sampler(job.pipeline, [job.prompts[index]], on_step=on_step, **arguments)
+    def _written(
+        self, part: Round, index: int | None, output: SamplerOutput | None
+    ) -> list[JsonObject]:
+        line: JsonObject | None = None
+        if index is not None and output is not None:
+            if part.is_shared:
+                return [write_shared_prompt(self.files, self.job, output, index, self.exchange)]
+            line = write_prompt(self.files, self.job, output, index)
+        return [line for line in self.exchange.gather(line) if line is not None]
 
 
 @contextmanager
@@ -315,19 +239,3 @@ def memory_advice() -> Iterator[None]:
             "Out of memory; lower --max-rows or --num-candidates, use a smaller --dtype, or "
             "give --cpu-offload."
         ) from error
-
-
-def _stem(job: Job, index: int) -> str:
-    return "trace" if len(job.prompts) == 1 else f"trace-{index:04d}"
-
-
-def _combine_traces(job: Job, folder: RunFolder) -> None:
-    """Join the traces of all prompts; while the run lasts each has a file of its own.
-
-    One growing file would be written again for every prompt.
-    """
-    if len(job.prompts) == 1:
-        return
-    files = [folder.path / f"{_stem(job, index)}.json" for index in range(len(job.prompts))]
-    found = [json.loads(file.read_bytes()) for file in files if file.exists()]
-    folder.write_json("trace.json", {"prompts": [p for part in found for p in part["prompts"]]})

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gensift.errors import ConfigError
+from gensift.registry import import_target
+from gensift.zoo.answers import AnswerChecker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,8 @@ class ZooEntry:
         task: what it does, in words.
         train: lazy `module:function(folder, steps)` that trains it and returns the finished folder.
         evaluate: lazy `module:function()` that returns its figures as a dict.
+        reward: name of the reward that its samples are scored by when none is named.
+        checker: lazy `module:attribute` of an `AnswerChecker`, where answers are right or wrong.
     """
 
     name: str
@@ -25,6 +29,8 @@ class ZooEntry:
     task: str
     train: str
     evaluate: str
+    reward: str | None = None
+    checker: str | None = None
 
 
 ZOO: dict[str, ZooEntry] = {
@@ -36,6 +42,7 @@ ZOO: dict[str, ZooEntry] = {
             task="text -> 64x64 scene of coloured shapes",
             train="apps.training.zoo.shapes_flux:publish",
             evaluate="apps.training.evaluation.shapes_flux:evaluate",
+            reward="shapes-clip",
         ),
         ZooEntry(
             name="shapes-clip",
@@ -50,6 +57,7 @@ ZOO: dict[str, ZooEntry] = {
             task="text -> 64x64 scene of coloured shapes, scale by scale",
             train="apps.training.zoo.shapes_infinity:publish",
             evaluate="apps.training.evaluation.shapes_infinity:evaluate",
+            reward="shapes-clip",
         ),
         ZooEntry(
             name="shapes-bfm",
@@ -57,6 +65,7 @@ ZOO: dict[str, ZooEntry] = {
             task="class (colour and shape) -> 64x64 picture, blockwise",
             train="apps.training.zoo.shapes_bfm:publish",
             evaluate="apps.training.evaluation.shapes_bfm:evaluate",
+            reward="shapes-clip",
         ),
         ZooEntry(
             name="shapes-sit",
@@ -64,6 +73,7 @@ ZOO: dict[str, ZooEntry] = {
             task="class (colour and shape) -> 64x64 picture, by a dense model",
             train="apps.training.zoo.shapes_sit:publish",
             evaluate="apps.training.evaluation.shapes_bfm:evaluate_dense",
+            reward="shapes-clip",
         ),
         ZooEntry(
             name="countdown-llada",
@@ -71,6 +81,8 @@ ZOO: dict[str, ZooEntry] = {
             task="three numbers and a target -> arithmetic expression",
             train="apps.training.zoo.countdown_llada:publish",
             evaluate="apps.training.evaluation.countdown_llada:evaluate",
+            reward="countdown",
+            checker="gensift.zoo.countdown.checker:CHECKER",
         ),
         ZooEntry(
             name="metaworld-policy",
@@ -88,6 +100,15 @@ ZOO: dict[str, ZooEntry] = {
         ),
     )
 }
+
+
+def checker_of(reward: str) -> AnswerChecker | None:
+    """What tells right answers from wrong ones by a reward; None where nothing does."""
+    for entry in ZOO.values():
+        if entry.checker is not None and entry.reward == reward:
+            checker: AnswerChecker = import_target(entry.checker, f"The checker of {entry.name!r}")
+            return checker
+    return None
 
 
 def model_folder(name: str) -> Path:

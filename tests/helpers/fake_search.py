@@ -12,17 +12,19 @@ import os
 import signal
 import sys
 import types
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from PIL import Image
 
-from gensift.config import check, from_dict, option
+from gensift.config import check, option
 from gensift.cost import Cost
 from gensift.errors import RewardError
 from gensift.pipelines import loading
 from gensift.registry import Registry
 from gensift.trace import PromptTrace, Stage, Trace
+from samplers.base import Plan, Request, SamplerBase
+from samplers.output import PlannedStage, PromptResult, SamplerOutput
 
 STEPS = 10
 MEASURED = [7]
@@ -43,42 +45,10 @@ class FakeConfig:
         check(self, ["`num_candidates` and `budget` are both given; give one"] if both else [])
 
 
-@dataclass(frozen=True)
-class FakeStage:
-    step_index: int
-    num_inference_steps: int
-    alive: int
-    kept: int
-
-
 @dataclass(frozen=True, kw_only=True)
-class FakePlan:
-    num_candidates: int
-    cost: Cost
-    stages: tuple[FakeStage, ...]
-    peak_rows: int
+class FakePlan(Plan):
+    num_prompts: int = 1
     guidance_rows: int = 2
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FakeResult:
-    prompt: str
-    samples: list[Any]
-    rewards: list[float]
-    all_rewards: list[dict[str, float]]
-    seeds: list[int]
-    first_reward: float | None
-    mean_reward: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class FakeOutput:
-    results: list[FakeResult]
-    cost: Cost
-    trace: Trace
 
 
 class FakePipeline:
@@ -88,21 +58,16 @@ class FakePipeline:
     def set_progress_bar_config(self, **settings: Any) -> None: ...
 
 
-class FakeSampler:
+class FakeSampler(SamplerBase[FakeConfig, FakePlan]):
     """Searches nothing: the reward of a candidate is a digit of its seed."""
 
     name: ClassVar[str] = "fake"
-    modality: ClassVar[str] = "image"
     pipelines: ClassVar[str] = "fake pipelines"
     config_class: ClassVar[type[Any]] = FakeConfig
     default_model: ClassVar[str] = "shapes-flux"
 
-    def __init__(self, reward: Any, *, keep_previews: bool = False, **options: Any) -> None:
-        self.config = from_dict(FakeConfig, options)
-        self.reward = reward
-
-    def plan(self, pipeline: Any, num_prompts: int = 1, **call: Any) -> FakePlan:
-        steps = call.get("num_inference_steps", STEPS)
+    def plan_request(self, request: Request) -> FakePlan:
+        steps = request.arguments.get("num_inference_steps", STEPS)
         count = self.config.num_candidates or 16
         if self.config.budget is not None:
             measured = self.config.budget_unit == "seconds"
@@ -115,34 +80,31 @@ class FakeSampler:
                 decodes=count,
                 reward_calls=dict.fromkeys(self.reward, count),
             ),
-            stages=(FakeStage(steps - 1, steps, count, self.config.num_outputs),),
+            stages=(PlannedStage(steps - 1, steps, count, self.config.num_outputs),),
             peak_rows=min(count, self.config.max_rows or count),
         )
 
-    def __call__(
-        self, pipeline: Any, prompts: Any, *, seeds: Any, progress: Any = None, **call: Any
-    ) -> FakeOutput:
-        (prompt,), (seeds,) = prompts, seeds
+    def draw(self, request: Request) -> SamplerOutput:
+        (prompt,), (seeds,) = request.prompts, request.seeds
         if "nan" in self.reward:
             raise RewardError("Reward nan gave no finite score for any candidate; check it.")
         for done in range(len(seeds)):
-            progress("denoise", done + 1, len(seeds))
+            request.progress("denoise", done + 1, len(seeds))
         scores = [seed % 1000 / 1000 for seed in seeds]
         best = sorted(range(len(seeds)), key=lambda c: -scores[c])[: self.config.num_outputs]
         images = {c: Image.new("RGB", (8, 8), (seeds[c] % 256, c, 0)) for c in range(len(seeds))}
-        return FakeOutput(
-            results=[
-                FakeResult(
-                    prompt=prompt,
-                    samples=[images[c] for c in best],
-                    rewards=[scores[c] for c in best],
-                    all_rewards=[dict.fromkeys(self.reward, scores[c]) for c in best],
-                    seeds=[seeds[c] for c in best],
-                    first_reward=scores[0],
-                    mean_reward=sum(scores) / len(scores),
-                )
-            ],
-            cost=self.plan(pipeline, **call).cost + Cost(seconds={"denoise": 0.5}),
+        result = PromptResult(
+            prompt=prompt,
+            samples=[images[c] for c in best],
+            rewards=tuple(scores[c] for c in best),
+            all_rewards=tuple(dict.fromkeys(self.reward, scores[c]) for c in best),
+            seeds=tuple(seeds[c] for c in best),
+            first_reward=scores[0],
+            mean_reward=sum(scores) / len(scores),
+        )
+        return SamplerOutput(
+            results=(result,),
+            cost=self.plan_request(request).cost + Cost(seconds={"denoise": 0.5}),
             trace=Trace(prompts=(_trace(prompt, seeds, scores, best, images),)),
         )
 
@@ -165,6 +127,7 @@ def _trace(prompt: str, seeds: Any, scores: Any, best: Any, images: Any) -> Prom
 def install(set_attribute: Any, set_item: Any) -> None:
     """Put the fakes in place of the real ones, by functions like those of `monkeypatch`."""
     import apps.jobs.preparation
+    import apps.jobs.sampler_classes
     import samplers.registry
 
     samplers_found: Registry[Any] = Registry("sampler", "none")
@@ -173,16 +136,20 @@ def install(set_attribute: Any, set_item: Any) -> None:
     for name in ("shapes-clip", "clip-score", "nan"):
         rewards_found.register(name, object())
     rewards = types.ModuleType("rewards.registry")
-    rewards.__dict__.update(REWARDS=rewards_found, load_reward=lambda spec, *, device="cpu": spec)
+    rewards.__dict__.update(REWARDS=rewards_found, load_reward=_load_reward)
     guidance = types.ModuleType("samplers.diffusion.guidance")
     guidance.__dict__.update(guidance_argument=lambda pipeline: "true_cfg_scale")
     set_item(sys.modules, "rewards.registry", rewards)
     set_item(sys.modules, "samplers.diffusion.guidance", guidance)
     set_attribute(samplers.registry, "SAMPLERS", samplers_found)
-    set_attribute(apps.jobs.preparation, "SAMPLERS", samplers_found)
+    set_attribute(apps.jobs.sampler_classes, "SAMPLERS", samplers_found)
     set_attribute(apps.jobs.preparation, "silence_libraries", lambda: None)
     set_attribute(loading, "call_defaults", lambda pipeline: {"num_inference_steps": STEPS})
     _install_loading(set_attribute)
+
+
+def _load_reward(spec: str, *, device: str = "cpu") -> Any:
+    return lambda pictures, prompts: [0.0] * len(prompts)
 
 
 def _install_loading(set_attribute: Any) -> None:
@@ -204,14 +171,14 @@ def _kill_when_told() -> None:
     where, _, index = os.environ.get("FAKE_KILL", "").partition(":")
     if not where:
         return
-    target = {"search": (run, "_search_one"), "line": (run.RunFolder, "append_result")}[where]
+    target = {"search": (run.Search, "draw"), "line": (run.RunFolder, "append_result")}[where]
     original = getattr(*target)
 
-    def killer(*args: Any) -> Any:
-        at = args[-1]["prompt_index"] if where == "line" else args[4]
+    def killer(self: Any, what: Any, **more: Any) -> Any:
+        at = what["prompt_index"] if where == "line" else what
         if at == int(index):
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args)
+        return original(self, what, **more)
 
     setattr(*target, killer)
 

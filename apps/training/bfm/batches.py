@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gensift.pipelines.bfm.schedule import spread_steps
+from gensift.protocols import JsonObject
 
 MOST_GUIDANCE = 3.0
 """Teachers are guided by scales from 1 to this one, drawn evenly: those that samplers use."""
@@ -87,7 +87,7 @@ class FlowBatch:
 
     def to(self, device: torch.device) -> FlowBatch:
         """The batch on another device."""
-        moved: dict[str, Any] = {
+        moved: JsonObject = {
             name: None if value is None else value.to(device) for name, value in vars(self).items()
         }
         return FlowBatch(**moved)

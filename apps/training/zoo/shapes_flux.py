@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import (
@@ -29,6 +29,9 @@ from apps.training.zoo.vocabulary import (
 )
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import CANVAS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 STEPS = 24_000
 BATCH = 128
@@ -124,7 +127,7 @@ class PromptTokens:
         )
 
 
-def _one_article(tokenizer: Any, ids: Tensor) -> Tensor:
+def _one_article(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> Tensor:
     """`ids` with every "an" replaced by "a".
 
     Only orange things take "an"; as a word of its own it would have to be learnt anew from them
@@ -134,7 +137,7 @@ def _one_article(tokenizer: Any, ids: Tensor) -> Tensor:
     return ids.masked_fill(ids == an, a)
 
 
-def _articles(tokenizer: Any) -> tuple[int, int]:
+def _articles(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     # The last token is the end mark.
     a, an = (tokenizer(word).input_ids[-2] for word in ("a", "an"))
     return a, an

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import permutations, product
 
-from gensift.zoo.countdown.expressions import APPLY, leaves, parse_expression, results
+from gensift.zoo.answers import AnswerChecker
+from gensift.zoo.countdown.expressions import APPLY, canonical, leaves, parse_expression, results
 from gensift.zoo.countdown.problems import MAX_RESULT, OPERATORS, Problem
+
+CHECKER = AnswerChecker(reward="countdown", normal_form=canonical)
 
 
 def is_right(problem: Problem, text: str) -> bool:

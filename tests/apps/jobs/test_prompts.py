@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.jobs.prompts import gather_prompts, read_prompts
+from apps.jobs.prompts import PromptRow, gather_prompts, gather_rows, read_prompts
 from gensift.errors import ConfigError
 
 # One line of text without control characters or lone surrogates, not blank.
@@ -52,7 +52,7 @@ def test_csv_round_trips_with_quotes_commas_and_line_breaks(folder, prompts):
     assert read_prompts(path) == [p.strip() for p in prompts]
 
 
-@given(st.binary(), st.sampled_from([".txt", ".jsonl", ".csv"]))
+@given(st.binary(), st.sampled_from([".txt", ".csv", ".tsv", ".json", ".jsonl"]))
 def test_any_bytes_give_prompts_or_a_clear_error(folder, data, suffix):
     try:
         prompts = read_prompts(write(folder, f"junk{suffix}", data))
@@ -70,16 +70,16 @@ def test_any_bytes_give_prompts_or_a_clear_error(folder, data, suffix):
         ("empty.jsonl", "\n", "holds no prompt"),
         ("empty.csv", "", "no column 'prompt' (columns: none)"),
         ("head.csv", "prompt\n", "holds no prompt"),
-        ("other.csv", "text,id\na,1\n", "no column 'prompt' (columns: 'text', 'id')"),
+        ("other.csv", "words,id\na,1\n", "no column 'prompt' (columns: 'words', 'id')"),
         ("short.csv", "id,prompt\n1\n", "line 2 has no text in column 'prompt'"),
         ("quote.csv", 'prompt\n"a\n', "is not CSV"),
         ("bad.jsonl", '{"prompt": "a"}\nb\n', "line 2 is not JSON"),
-        ("key.jsonl", '{"text": "a"}\n', "line 1 has no text under 'prompt'"),
+        ("key.jsonl", '{"words": "a"}\n', "line 1 has no text under 'prompt'"),
         ("list.jsonl", '["a"]\n', "line 1 has no text under 'prompt'"),
-        ("number.jsonl", '{"prompt": 3}\n', "line 1 has no text under 'prompt'"),
+        ("number.jsonl", '{"prompt": 3}\n', "line 1 has no text in column 'prompt'"),
         ("picture.txt", b"\x89PNG\r\n\x1a\n\0\0\0", "is not UTF-8 text"),
         ("latin.txt", "ein Gr\u00fcn".encode("latin-1"), "is not UTF-8 text"),
-        ("prompts.doc", "a", "must end in .txt, .jsonl, .csv"),
+        ("prompts.doc", "a", "must end in .txt, .csv, .tsv, .json, .jsonl"),
     ],
 )
 def test_a_bad_file_is_named_with_its_fault(folder, name, text, expected):
@@ -106,3 +106,134 @@ def test_prompts_of_both_kinds_are_joined_in_order(tmp_path):
 def test_no_blank_and_undecodable_prompts_are_refused(prompts):
     with pytest.raises(ConfigError):
         gather_prompts(prompts, None)
+
+
+PARTI = (
+    "Prompt\tCategory\tChallenge\tNote\n"
+    "a red circle\tAbstract\tBasic\t\n"
+    '"three ""green"" crosses"\tAbstract\tQuantity\t\n'
+)
+LAYOUTS = {
+    "capital.csv": ("Prompt,Seed\na red circle,5\n", ["a red circle"]),
+    "drawbench.csv": (
+        'Prompts,Category\na red circle,Colors\n"a ""blue"" square, twice",Counting\n',
+        ["a red circle", 'a "blue" square, twice'],
+    ),
+    "excel_de.csv": ("prompt;seed\r\na red circle;5\r\n;\r\n", ["a red circle"]),
+    "excel_sep.csv": ("sep=,\r\nprompt,seed\r\na red circle,5\r\n", ["a red circle"]),
+    "tabs.csv": ("caption\tid\na red circle\t1\n", ["a red circle"]),
+    "unicode.csv": (
+        "prompt\tseed\r\nein grüner Kreis\t5\r\n".encode("utf-16"),
+        ["ein grüner Kreis"],
+    ),
+    "utf16.txt": ("ein grüner Kreis\r\n".encode("utf-16"), ["ein grüner Kreis"]),
+    "parti.tsv": (PARTI, ["a red circle", 'three "green" crosses']),
+    "plain_quotes.tsv": (
+        'Prompt\tNote\n"Stop" on a sign\t\na 9" disc\t\n',
+        ['"Stop" on a sign', 'a 9" disc'],
+    ),
+    "hpd.json": ('["a red circle", "a blue square"]', ["a red circle", "a blue square"]),
+    "objects.json": ('[{"Caption": "a red circle", "id": 1}]', ["a red circle"]),
+    "textkey.jsonl": ('{"text": "a red circle"}\n', ["a red circle"]),
+    "strings.jsonl": ('"a red circle"\n', ["a red circle"]),
+    "geneval.jsonl": (
+        '{"tag": "single_object", "include": [{"class": "bench", "count": 1}], '
+        '"prompt": "a photo of a bench"}\n',
+        ["a photo of a bench"],
+    ),
+    "compbench.txt": ("a green bench and a red car.\n", ["a green bench and a red car."]),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_files_are_read_as_people_have_them(folder, name):
+    content, expected = LAYOUTS[name]
+    assert read_prompts(write(folder, name, content)) == expected
+
+
+@pytest.mark.parametrize("name", ["named.csv", "named.jsonl", "named.json"])
+def test_a_column_is_named(folder, name):
+    content = {
+        "named.csv": "id;Beschreibung;prompt\n1;a red circle;no\n",
+        "named.jsonl": '{"Beschreibung": "a red circle", "prompt": "no"}\n',
+        "named.json": '[{"Beschreibung": "a red circle", "prompt": "no"}]',
+    }[name]
+    path = write(folder, name, content)
+    assert read_prompts(path, "Beschreibung") == read_prompts(path, "beschreibung")
+    assert read_prompts(path, "Beschreibung") == ["a red circle"]
+    with pytest.raises(ConfigError, match="Bescreibung"):
+        read_prompts(path, "Bescreibung")
+
+
+def test_a_column_without_columns_is_refused(folder):
+    with pytest.raises(ConfigError, match="plain text, which has no columns"):
+        gather_prompts([], str(write(folder, "c.txt", "a\n")), "prompt")
+    with pytest.raises(ConfigError, match="no file of prompts"):
+        gather_prompts(["a"], None, "prompt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "settings.csv",
+            "prompt,Seed,Negative Prompt,WIDTH,height\na,5,blur,64,128\nb,,,,\n",
+        ),
+        (
+            "settings.jsonl",
+            '{"prompt": "a", "seed": 5, "negative_prompt": "blur", "width": 64, "height": 128}\n'
+            '{"prompt": "b", "seed": null}\n',
+        ),
+    ],
+)
+def test_settings_of_single_prompts_are_read(folder, name, content):
+    path = str(write(folder, name, content))
+    own = {"negative_prompt": "blur", "width": 64, "height": 128}
+    assert gather_rows(["first"], path) == [
+        PromptRow("first"),
+        PromptRow("a", 5, own),
+        PromptRow("b"),
+    ]
+    with pytest.warns(UserWarning, match="height, negative_prompt, seed, width of single prompts"):
+        assert gather_prompts([], path) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("seed.csv", "prompt,seed\na,x\n", "line 2 has seed 'x'; give a whole number from 0 on"),
+        ("seed.csv", "prompt,seed\na,-1\n", "line 2 has seed '-1'"),
+        ("seed.jsonl", '{"prompt": "a", "seed": true}', "line 1 has seed True"),
+        ("seed.jsonl", '{"prompt": "a", "seed": 1e400}', "line 1 has seed inf"),
+        ("seed.jsonl", '{"prompt": "a", "seed": ' + "9" * 30 + "}", "line 1 has seed 999"),
+        (
+            "size.csv",
+            "sep=;\nprompt;width\na;0\n",
+            "line 3 has width '0'; give a whole number from 1",
+        ),
+        ("size.json", '[{"prompt": "a", "height": 2.5}]', "entry 1 has height 2.5"),
+        ("words.json", '[{"prompt": "a", "negative_prompt": 3}]', "entry 1 has negative_prompt 3"),
+        ("object.json", '{"prompt": "a"}', "it is no list"),
+        ("cut.json", '["a"', "it is not JSON"),
+    ],
+)
+def test_bad_settings_are_named_with_their_line(folder, name, content, expected):
+    with pytest.raises(ConfigError) as caught:
+        read_prompts(write(folder, name, content))
+    assert expected in str(caught.value)
+
+
+def test_lines_that_other_programs_read_otherwise_are_warned_about_once(folder):
+    lines = [
+        "// batch for the shop window",
+        '--prompt "a red circle" --negative_prompt "blur" --seed 5 --steps 4',
+        '"a blue square" -n4 -H64 -W64 -S1234',
+        "it's a green cross",
+        "a half-open door - twice -- at night",
+    ]
+    path = write(folder, "flags.txt", "\n".join(lines))
+    with pytest.warns(UserWarning) as caught:
+        assert read_prompts(path) == lines
+    comment, options = (str(warning.message) for warning in caught)
+    assert "line 1 begins with //" in comment
+    assert "each of lines 2, 3 looks like options" in options

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apps.jobs.report_texts import MAX_PROMPTS, difference, show_answers
+from apps.modalities.text.report import MAX_PROMPTS, difference, show_answers
 
 PROMPT = "use 2 3 9 to make 15"
 

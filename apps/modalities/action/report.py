@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
-from apps.console import out
+from apps.console import out, write
+from gensift.protocols import JsonObject
 from gensift.runs import RunFiles
 from samplers.policy.episode import ActedEpisode
 
 
 def write_episode(
     files: RunFiles, episode: ActedEpisode, name: str, chunks: Mapping[str, str]
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write its strip as `name` if it has one; returns its part of the results line."""
-    line: dict[str, Any] = {
+    line: JsonObject = {
         "goal": episode.goal,
         "success": episode.is_success,
         "steps": episode.steps,
@@ -30,22 +29,22 @@ def write_episode(
     return line
 
 
-def show_episodes(lines: Sequence[Mapping[str, Any]]) -> None:
+def show_episodes(lines: Sequence[JsonObject]) -> None:
     """Print success and speed of every task, and where its strip is."""
     table = Table(title="Episodes", title_justify="left")
     table.add_column("task")
     for column in ("success", "actions", "ms per action"):
         table.add_column(column, justify="right")
-    table.add_column("strip", no_wrap=True)
+    table.add_column("strip", overflow="fold")
     for line in lines:
-        table.add_row(escape(line["prompt"]), *_figures(line), line["samples"][0].get("file", "-"))
+        table.add_row(line["prompt"], *_figures(line), line["samples"][0].get("file", "-"))
     out.print(table)
     out.print("actions: of an episode, mean; ms per action: planning, all robots of a task at once")
     for problem in {line["samples"][0].get("no_file") for line in lines} - {None}:
-        out.print(f"No strip: {problem}", soft_wrap=True, markup=False, highlight=False)
+        write(f"No strip: {problem}")
 
 
-def _figures(line: Mapping[str, Any]) -> tuple[str, str, str]:
+def _figures(line: JsonObject) -> tuple[str, str, str]:
     samples = line["samples"]
     count = line["cost"]["reward_calls"]["success"]
     steps = [sample["steps"] for sample in samples]

@@ -1,0 +1,1 @@
+"""Episodes of a robot: their files, report and view."""

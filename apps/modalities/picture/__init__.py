@@ -1,0 +1,1 @@
+"""Pictures: their rewards, files, report and view."""

@@ -1,0 +1,1 @@
+"""Texts: their rewards, report, view, and how they are shown while they form."""
