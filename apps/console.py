@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from gensift.conversion import strict_json
+from gensift.errors import RenamedWarning
 
 out = Console()
 log = Console(stderr=True)
@@ -79,6 +80,7 @@ def plain_warnings() -> Iterator[None]:
             warnings.filterwarnings("ignore", module=rf"{name}\b")
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
+        warnings.simplefilter("default", RenamedWarning)
         warnings.showwarning = show
         yield
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from caches.call import CachedCall, CallLedger, layout_of
 from caches.clock import StepClock
+from caches.config import CacheConfig
+from caches.fingerprint import Fingerprint, guidance_scale_of, scheduled_sigmas
 from caches.graphs import between_graphs, outside_graphs
-from caches.profile import Fingerprint, guidance_scale_of, scheduled_sigmas
 from gensift.denoising.arguments import argument_of
 from gensift.denoising.families import DenoiserFamily, family_of
 from gensift.denoising.modules import AttachedHook, ContextName, denoisers_of, hooks_on
@@ -164,17 +165,25 @@ class Cache(ABC):
     row is only given what was kept of that very row one step ago; in doubt the denoiser runs.
 
     Attributes:
-        fingerprint: what it was calibrated on; None where nobody knows.
+        name: of its method.
+        config: what was calibrated; None for what only watches.
     """
 
     name: ClassVar[str]
-    fingerprint: Fingerprint | None = None
+    config: CacheConfig | None
 
-    def __init__(self) -> None:
+    def __init__(self, config: CacheConfig | None = None) -> None:
+        """Make a cache for one pipeline at a time."""
+        self.config = config
         self._attached: list[AttachedHook] = []
         self._tally = Tally()
         self._clock: StepClock | None = None
         self._is_on = False
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """What it was calibrated on; None where nobody knows."""
+        return None if self.config is None else self.config.fingerprint
 
     @property
     def is_attached(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -28,13 +28,12 @@ class BAC(Cache):
     """Answers for sub-blocks whose schedule reuses them with what they returned before."""
 
     name = "bac"
-    config_class: ClassVar[type[BACConfig]] = BACConfig
+    config: BACConfig
 
     def __init__(self, config: BACConfig) -> None:
         """Make a cache for one pipeline at a time."""
-        super().__init__()
-        self.config = self.plan = config
-        self.fingerprint = config.fingerprint
+        super().__init__(config)
+        self.plan = config
 
     def check(self, pipe: Any) -> None:
         """See `Cache.check`."""

@@ -15,7 +15,7 @@ from caches.blocks import Kind, units_of
 from caches.cache import Cache, DenoiserCache
 from caches.call import CachedCall
 from caches.evaluation import now
-from caches.profile import scheduled_sigmas
+from caches.fingerprint import scheduled_sigmas
 from caches.recording import RecordingPart, recorded
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -8,7 +8,7 @@ constant error of 0.119), rows that follow a search, and schedules of any spacin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +17,14 @@ from caches.body import Body
 from caches.cache import Cache, DenoiserCache
 from caches.call import CachedCall
 from caches.ertacache.config import ERTACacheConfig, StepRectification
-from caches.ertacache.outputs import (
+from caches.graphs import between_graphs, outside_graphs
+from caches.outputs import (
     as_tensor,
     channel_dim,
     matching,
     prediction_in,
     with_prediction,
 )
-from caches.graphs import between_graphs, outside_graphs
 from caches.planning.timesteps import adjusted_sigmas
 from caches.row_store import RowStore
 from gensift.errors import ConfigError
@@ -38,13 +38,12 @@ class ERTACache(Cache):
     """Answers the steps that its schedule reuses with the last evaluation that was made."""
 
     name = "ertacache"
-    config_class: ClassVar[type[ERTACacheConfig]] = ERTACacheConfig
+    config: ERTACacheConfig
 
     def __init__(self, config: ERTACacheConfig) -> None:
         """Make a cache for one pipeline at a time."""
-        super().__init__()
-        self.config = self.plan = config
-        self.fingerprint = config.fingerprint
+        super().__init__(config)
+        self.plan = config
 
     def check(self, pipe: Any) -> None:
         """See `Cache.check`."""

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from caches.cache import Cache, DenoiserCache
 from caches.call import CachedCall
-from caches.ertacache.outputs import as_tensor, matching, prediction_in, with_prediction
 from caches.evaluation import Denoising
+from caches.options import Prompts
+from caches.outputs import as_tensor, matching, prediction_in, with_prediction
 from caches.recording import RecordingPart
 from gensift.errors import UnsupportedPipelineError
 
@@ -25,7 +26,7 @@ StepResidual = Literal["increment", "output"]
 
 def closed_loop_updates(
     denoising: Denoising,
-    prompts: Sequence[str],
+    prompts: Prompts,
     threshold: float,
     mode: StepResidual = "increment",
     *,

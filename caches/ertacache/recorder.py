@@ -19,10 +19,10 @@ from caches.cache import Cache, DenoiserCache
 from caches.call import CachedCall
 from caches.ertacache.cache import branch_of, move_steps
 from caches.ertacache.config import ERTACacheConfig, ResidualMode
-from caches.ertacache.outputs import as_tensor, channel_dim, matching, prediction_in
 from caches.evaluation import now
+from caches.fingerprint import scheduled_sigmas
+from caches.outputs import as_tensor, channel_dim, matching, prediction_in
 from caches.planning.rectification import Moments
-from caches.profile import scheduled_sigmas
 from caches.recording import RecordingPart, recorded
 from gensift.errors import UnsupportedPipelineError
 
