@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from types import MethodType
 from typing import Any
 
+from gensift.denoising.copies import leave_out_of_copies, without_attribute
 from gensift.denoising.observer import StepEvent, observe_scheduler
 from gensift.errors import ConfigError
 
@@ -47,6 +48,9 @@ class StepClock:
         self._stack.enter_context(observe_scheduler(scheduler, self._advance))
         self._own_step = vars(scheduler)["step"]
         scheduler.set_timesteps = MethodType(_told(self), scheduler)
+        self._stack.callback(
+            leave_out_of_copies(scheduler, without_attribute(scheduler, "set_timesteps"))
+        )
 
     @property
     def step_index(self) -> int:

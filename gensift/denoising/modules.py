@@ -13,10 +13,18 @@ import torch
 from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
 from diffusers.utils.torch_utils import get_module_execution_device, unwrap_module
 
+from gensift.denoising.copies import (
+    State,
+    attribute_before,
+    cannot_be_copied,
+    leave_out_of_copies,
+    without_attribute,
+)
 from gensift.denoising.families import DenoiserFamily, denoiser_components, family_of
 from gensift.errors import UnsupportedPipelineError
 
 _numbers = itertools.count()
+_PREFIX = "gensift_"
 
 
 def denoisers_of(pipe: Any) -> list[torch.nn.Module]:
@@ -93,10 +101,20 @@ class AttachedHook:
     def __init__(self, module: torch.nn.Module, hook: ModelHook, kind: str) -> None:
         """Register `hook` as the outermost one, under a name that begins with `kind`."""
         self.module, self.hook = module, hook
-        self._name = f"gensift_{kind}_{next(_numbers)}"
+        self._name = f"{_PREFIX}{kind}_{next(_numbers)}"
+        before = attribute_before(module, "forward")
         self._had_forward = "forward" in vars(module)
         HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, self._name)
         self._installed = vars(module)["forward"]
+        take_off = without_attribute(module, "forward", before)
+
+        def leave_out(state: State) -> None:
+            take_off(state)
+            registry = state.pop("_diffusers_hook", None)
+            if any(not name.startswith(_PREFIX) for name in getattr(registry, "hooks", ())):
+                raise cannot_be_copied(module)
+
+        self._forget = leave_out_of_copies(module, leave_out)
 
     def remove(self) -> None:
         """Take the hook off, if it is the outermost; below another one it stays."""
@@ -104,6 +122,7 @@ class AttachedHook:
         # The registry can only take off its last hook.
         if not hooks or hooks[-1] is not self.hook:
             return
+        self._forget()
         own = vars(self.module)
         current = own.get("forward")
         registry = HookRegistry.check_if_exists_or_initialize(self.module)
@@ -138,11 +157,14 @@ class ReplacedMethod:
         """Call `around(plain)` instead of the method `name`, given the method as it was."""
         self._module, self._name = module, name
         self._before = vars(module).get(name)
+        before = attribute_before(module, name)
         self._installed = around(getattr(module, name))
         setattr(module, name, self._installed)
+        self._forget = leave_out_of_copies(module, without_attribute(module, name, before))
 
     def remove(self) -> None:
         """Put the method back, unless something else has replaced it since."""
+        self._forget()
         own = vars(self._module)
         if own.get(self._name) is not self._installed:
             return
