@@ -167,6 +167,7 @@ class Cache(ABC):
     Attributes:
         name: of its method.
         config: what was calibrated; None for what only watches.
+        tally: what its parts count; anew from each time that it is attached.
     """
 
     name: ClassVar[str]
@@ -176,7 +177,7 @@ class Cache(ABC):
         """Make a cache for one pipeline at a time."""
         self.config = config
         self._attached: list[AttachedHook] = []
-        self._tally = Tally()
+        self.tally = Tally()
         self._clock: StepClock | None = None
         self._is_on = False
 
@@ -230,7 +231,7 @@ class Cache(ABC):
         self.check(pipe)
         self._clock = StepClock(pipe.scheduler, on_start=self._begin, on_end=self.reset)
         self._is_on = True
-        self._pipe, self._tally, self._has_told = pipe, Tally(), False
+        self._pipe, self.tally, self._has_told = pipe, Tally(), False
         try:
             for module in denoisers:
                 hook = CacheHook(self, self.make_part(module))
@@ -272,7 +273,7 @@ class Cache(ABC):
 
     def report(self) -> CacheReport:
         """What the cache did since it was attached."""
-        tally = self._tally
+        tally = self.tally
         held = sum(hook.part.num_bytes for hook in self._hooks())
         return CacheReport(
             self.clock.runs, tally.computed, tally.reused, tally.refused, num_bytes=held

@@ -98,7 +98,7 @@ class _CachedUnits(DenoiserCache):
     """The sub-blocks of one denoiser."""
 
     def __init__(self, cache: BAC, module: torch.nn.Module) -> None:
-        super().__init__(cache._tally)
+        super().__init__(cache.tally)
         self._cache = cache
         self._module = module
         placed = {unit.name: unit for unit in units_of(module)}

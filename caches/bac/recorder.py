@@ -97,7 +97,7 @@ class SimilarityRecorder(Cache):
 
 class _Recorder(RecordingPart):
     def __init__(self, recorder: SimilarityRecorder, module: torch.nn.Module) -> None:
-        super().__init__(recorder._tally)
+        super().__init__(recorder.tally)
         self._recorder = recorder
         self._slots = [UnitSlot(unit) for unit in units_of(module)]
         for slot in self._slots:

@@ -70,7 +70,7 @@ class _ReusedDenoiser(DenoiserCache):
     """What is kept of one denoiser's evaluations."""
 
     def __init__(self, cache: ERTACache, module: torch.nn.Module) -> None:
-        super().__init__(cache._tally)
+        super().__init__(cache.tally)
         self._cache = cache
         self._body = Body(module) if cache.config.residual == "body" else None
         self._kept = RowStore(is_padded=self._body is not None and self._body.is_padded)

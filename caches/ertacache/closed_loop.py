@@ -84,7 +84,7 @@ class _ClosedLoop(Cache):
 
 class _Part(RecordingPart):
     def __init__(self, loop: _ClosedLoop, module: torch.nn.Module) -> None:
-        super().__init__(loop._tally)
+        super().__init__(loop.tally)
         self._loop = loop
         self._kept: dict[Any, Tensor] = {}
 

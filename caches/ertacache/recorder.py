@@ -149,7 +149,7 @@ class ReuseRecorder(Cache):
 
 class _Recorder(RecordingPart):
     def __init__(self, recorder: ReuseRecorder, module: torch.nn.Module) -> None:
-        super().__init__(recorder._tally)
+        super().__init__(recorder.tally)
         self._recorder = recorder
         try:
             self._body: Body | None = Body(module)
