@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from diffusers.hooks.hooks import ModelHook
 from torch import Tensor
 
 from caches.call import CachedCall, CallLedger, layout_of
@@ -18,7 +17,7 @@ from caches.fingerprint import Fingerprint, guidance_scale_of, scheduled_sigmas
 from caches.graphs import between_graphs, outside_graphs
 from gensift.denoising.arguments import argument_of
 from gensift.denoising.families import DenoiserFamily, family_of
-from gensift.denoising.modules import AttachedHook, ContextName, denoisers_of, hooks_on
+from gensift.denoising.modules import AttachedHook, ContextHook, denoisers_of, hooks_on
 from gensift.denoising.rows_in_call import rows_in_call
 from gensift.errors import ConfigError
 
@@ -101,18 +100,14 @@ class DenoiserCache(ABC):
         return
 
 
-class CacheHook(ModelHook):  # type: ignore[misc]
+class CacheHook(ContextHook):
     """Hook on the root of a denoiser: finds out what call this is and lets the cache answer."""
-
-    # diffusers tells only stateful hooks the name of the context.
-    _is_stateful = True
 
     def __init__(self, cache: Cache, part: DenoiserCache) -> None:
         super().__init__()
         self.cache, self.part = cache, part
         self.ledger = CallLedger()
         self.is_off = False
-        self._context = ContextName()
 
     def initialize_hook(self, module: torch.nn.Module) -> torch.nn.Module:
         """Refuse denoisers that are not declared."""
@@ -122,7 +117,7 @@ class CacheHook(ModelHook):  # type: ignore[misc]
     @between_graphs
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Stand in for `module.forward`."""
-        plain = self.fn_ref.original_forward
+        plain = self.plain_forward
         if self.is_off:
             return plain(*args, **kwargs)
         given, call = self._enter(module, args, kwargs)
@@ -155,7 +150,7 @@ class CacheHook(ModelHook):  # type: ignore[misc]
         if step_index is not None:
             self.cache.tell_of_differences(batch)
         rows = rows_in_call(len(batch))
-        return batch, self.ledger.enter(step_index, self._context.name, rows, layout_of(batch))
+        return batch, self.ledger.enter(step_index, self.context.name, rows, layout_of(batch))
 
 
 class Cache(ABC):

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers.hooks.hooks import ModelHook
 from torch import Tensor
 
 from caches.blocks import PlacedUnit
 from caches.row_store import with_tokens
-from gensift.denoising.modules import AttachedHook, ReplacedMethod
+from gensift.denoising.modules import AttachedHook, ForwardHook, ReplacedMethod
 
 Outputs = tuple[Tensor, ...]
 
@@ -94,7 +93,7 @@ class UnitSlot:
         return is_same
 
 
-class _OutputHook(ModelHook):  # type: ignore[misc]
+class _OutputHook(ForwardHook):
     """On the module whose output is that of the sub-block."""
 
     def __init__(self, slot: UnitSlot) -> None:
@@ -104,10 +103,10 @@ class _OutputHook(ModelHook):  # type: ignore[misc]
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Stand in for `module.forward`."""
         batch = _first_tensor(args, kwargs)
-        return self._slot.answer(batch, lambda: self.fn_ref.original_forward(*args, **kwargs))
+        return self._slot.answer(batch, lambda: self.plain_forward(*args, **kwargs))
 
 
-class _ContributorHook(ModelHook):  # type: ignore[misc]
+class _ContributorHook(ForwardHook):
     """On a module that works for the sub-block's output alone, and is not needed on reuse."""
 
     def __init__(self, slot: UnitSlot) -> None:
@@ -121,7 +120,7 @@ class _ContributorHook(ModelHook):  # type: ignore[misc]
             if self._slot.fits(batch):
                 # Without channels, what is done to it until the output costs nothing.
                 return batch.new_empty(*batch.shape[:-1], 0)
-        return self._slot.run(lambda: self.fn_ref.original_forward(*args, **kwargs))
+        return self._slot.run(lambda: self.plain_forward(*args, **kwargs))
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -34,13 +34,14 @@ class _PlainCopies:
         self._owner = owner
 
     def __call__(self, protocol: int) -> tuple[Any, ...]:
-        rebuild, arguments, state, *rest = type(self._owner).__reduce_ex__(self._owner, protocol)
-        if not isinstance(state, dict):
+        reduced = type(self._owner).__reduce_ex__(self._owner, protocol)
+        # A text would name a global; the third part is what the instance consists of.
+        if isinstance(reduced, str) or not isinstance(reduced[2], dict):
             raise cannot_be_copied(self._owner)
-        state = {name: value for name, value in state.items() if name != _ASKED}
+        state = {name: value for name, value in reduced[2].items() if name != _ASKED}
         for take_off in reversed(self.layers):
             take_off(state)
-        return rebuild, arguments, state, *rest
+        return *reduced[:2], state, *reduced[3:]
 
 
 def leave_out_of_copies(owner: object, take_off: TakeOff) -> Callable[[], None]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from torch import Tensor
 
+from gensift.denoising.modules import AttentionBackendName, dispatch_attention_fn
 from gensift.errors import ConfigError, MissingExtraError
 
 

@@ -137,7 +137,9 @@ def _read_preview_decoder(location: str, dtype: Any, device: str) -> Any:
 
 def device_of(pipeline: Any) -> Any:
     """Where a pipeline runs, also while its parts are offloaded."""
-    return getattr(pipeline, "_execution_device", None) or pipeline.device
+    from gensift.denoising.modules import execution_device_of
+
+    return execution_device_of(pipeline)
 
 
 def model_folder_of(pipeline: Any) -> Path | None:
@@ -302,10 +304,12 @@ def _set_attention_backend(pipe: Any, name: str, device: str) -> None:
 
 
 def _set_backend_of(denoiser: Any, name: str) -> None:
+    from gensift.denoising.modules import takes_attention_backend
+
     processors = getattr(denoiser, "attn_processors", {}).values()
     # Our own models have no processors; they take the backend that is active for all.
     is_dispatched = getattr(denoiser, "uses_attention_dispatcher", False)
-    if is_dispatched or any(hasattr(p, "_attention_backend") for p in processors):
+    if is_dispatched or any(map(takes_attention_backend, processors)):
         denoiser.set_attention_backend(name)
     elif name == "xformers" and hasattr(denoiser, "enable_xformers_memory_efficient_attention"):
         denoiser.enable_xformers_memory_efficient_attention()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from gensift.cost import Cost
+from gensift.denoising.modules import execution_device_of
 from gensift.denoising.observer import observe_scheduler
 from gensift.errors import ConfigError, GensiftError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds, make_generators
@@ -415,7 +416,7 @@ def run_sift(sampler: DiffusionSearch, call: PipelineCall, sift: Sift) -> tuple[
             f"{type(call.pipe).__name__} ended before step {steps} of its scheduler, so no "
             "candidate was chosen; neither interrupt the call nor exchange its scheduler."
         )
-    device = getattr(call.pipe, "_execution_device", "cpu")
+    device = execution_device_of(call.pipe)
     cost = replace(sift.cost(gates, device), cache_hits=cache_hits(call.pipe) - hits)
     found = SamplerOutput(
         results=sift.results(_samples(output)),
