@@ -52,8 +52,8 @@ class Body:
 
     @between_graphs
     def run(
-        self, denoise: Callable[[], Any], difference: Tensor | None = None
-    ) -> tuple[Any, Tensor | None]:
+        self, denoise: Callable[[], object], difference: Tensor | None = None
+    ) -> tuple[object, Tensor | None]:
         """Call `denoise`, with `difference` in place of what the blocks would add, if it fits.
 
         Returns:
@@ -106,7 +106,7 @@ class _BlockHook(ForwardHook):
         self._parameters = parameters_of(module)
         return module
 
-    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> object:
         """Stand in for `module.forward`."""
         body, facts = self._body, self.facts
         if not body.is_running:

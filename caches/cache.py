@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from caches.call import CachedCall, CallLedger, layout_of
+from caches.call import Batch, CachedCall, CallLedger, layout_of
 from caches.clock import StepClock
 from caches.config import CacheConfig
 from caches.fingerprint import Fingerprint, guidance_scale_of, scheduled_sigmas
@@ -20,6 +20,7 @@ from gensift.denoising.families import DenoiserFamily, family_of
 from gensift.denoising.modules import AttachedHook, ContextHook, denoisers_of, hooks_on
 from gensift.denoising.rows_in_call import rows_in_call
 from gensift.errors import ConfigError
+from gensift.protocols import Pipeline
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class DenoiserCache(ABC):
     def run(
         self,
         call: CachedCall,
-        given: Any,
-        denoise: Callable[[], Any],
-    ) -> Any:
+        given: Batch,
+        denoise: Callable[[], object],
+    ) -> object:
         """The denoiser's output for some rows.
 
         Args:
@@ -115,7 +116,7 @@ class CacheHook(ContextHook):
         return module
 
     @between_graphs
-    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def new_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> object:
         """Stand in for `module.forward`."""
         plain = self.plain_forward
         if self.is_off:
@@ -142,10 +143,10 @@ class CacheHook(ContextHook):
 
     @outside_graphs
     def _enter(
-        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, CachedCall]:
+        self, module: torch.nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[Batch, CachedCall]:
         """The latents of a call, and what call it is."""
-        batch = argument_of(module, self._family.leading, args, kwargs)
+        batch: Batch = argument_of(module, self._family.leading, args, kwargs)
         step_index = self.cache.step_index
         if step_index is not None:
             self.cache.tell_of_differences(batch)
@@ -211,7 +212,7 @@ class Cache(ABC):
             )
         return self.clock.step_index if self.clock.is_running else None
 
-    def attach(self, pipe: Any) -> None:
+    def attach(self, pipe: Pipeline) -> None:
         """Put the cache on a pipeline; on failure the pipeline is as before.
 
         Raises:
@@ -282,7 +283,7 @@ class Cache(ABC):
                 attached.remove()
                 self._attached[index] = AttachedHook(attached.module, hook, "cache")
 
-    def check(self, pipe: Any) -> None:
+    def check(self, pipe: Pipeline) -> None:
         """Refuse a pipeline that this cache is not made for."""
         if self.fingerprint is not None:
             self.fingerprint.check_pipeline(pipe)
@@ -295,7 +296,7 @@ class Cache(ABC):
     def make_part(self, module: torch.nn.Module) -> DenoiserCache:
         """The part of this cache that answers for one denoiser."""
 
-    def tell_of_differences(self, batch: Any) -> None:
+    def tell_of_differences(self, batch: Batch) -> None:
         """Warn once where a run on the latents `batch` is not what was calibrated on."""
         if self._has_told or self.fingerprint is None or not isinstance(batch[0], Tensor):
             return
@@ -321,7 +322,7 @@ class Cache(ABC):
         return [attached.hook for attached in self._attached]
 
 
-def cache_of(pipe: Any) -> Cache | None:
+def cache_of(pipe: Pipeline) -> Cache | None:
     """The cache that is on a pipeline now, or None."""
     for module in denoisers_of(pipe):
         for hook in hooks_on(module):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ class UnitSlot:
         self.taken: Outputs | None = None
         self.is_tuple = False
         self._num_unread = 0
-        self.run: Callable[[Callable[[], Any]], Any] = lambda compute: compute()
+        self.run: Callable[[Callable[[], object]], object] = lambda compute: compute()
         self._attached: list[AttachedHook | ReplacedMethod] = []
         if unit.method is None:
             for module in unit.also:
@@ -52,7 +51,7 @@ class UnitSlot:
         for attached in reversed(self._attached):
             attached.remove()
 
-    def answer(self, batch: Tensor, compute: Callable[[], Any]) -> Any:
+    def answer(self, batch: Tensor, compute: Callable[[], object]) -> object:
         """What the sub-block returns to its block: given outputs if they fit, else its own."""
         if self.given is not None and self.fits(batch):
             kept: tuple[Tensor | None, ...] = (*self.given, *[None] * self._num_unread)
@@ -64,14 +63,14 @@ class UnitSlot:
         self._num_unread = len(outputs) - len(self.taken)
         return output
 
-    def _answering(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        def answer(batch: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _answering(self, plain: Callable[..., object]) -> Callable[..., object]:
+        def answer(batch: Tensor, *args: object, **kwargs: object) -> object:
             return self.answer(batch, lambda: plain(batch, *args, **kwargs))
 
         return answer
 
-    def _passing_by(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        def pass_by(batch: Tensor) -> Any:
+    def _passing_by(self, plain: Callable[..., object]) -> Callable[..., object]:
+        def pass_by(batch: Tensor) -> object:
             if self.given is not None and self.fits(batch):
                 return batch
             return self.run(lambda: plain(batch))
@@ -100,7 +99,7 @@ class _OutputHook(ForwardHook):
         super().__init__()
         self._slot = slot
 
-    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def new_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> object:
         """Stand in for `module.forward`."""
         batch = _first_tensor(args, kwargs)
         return self._slot.answer(batch, lambda: self.plain_forward(*args, **kwargs))
@@ -113,7 +112,7 @@ class _ContributorHook(ForwardHook):
         super().__init__()
         self._slot = slot
 
-    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def new_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> object:
         """Stand in for `module.forward`."""
         if self._slot.given is not None:
             batch = _first_tensor(args, kwargs)
@@ -123,6 +122,6 @@ class _ContributorHook(ForwardHook):
         return self._slot.run(lambda: self.plain_forward(*args, **kwargs))
 
 
-def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _first_tensor(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Tensor:
     """The batch that a module is called with."""
     return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))

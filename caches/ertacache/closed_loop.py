@@ -6,15 +6,15 @@ uncached runs (`caches.planning.threshold`) needs no run for a further threshold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from caches.cache import Cache, DenoiserCache
-from caches.call import CachedCall
+from caches.call import Batch, CachedCall
 from caches.evaluation import Denoising
 from caches.options import Prompts
 from caches.outputs import as_tensor, matching, prediction_in, with_prediction
@@ -86,14 +86,14 @@ class _Part(RecordingPart):
     def __init__(self, loop: _ClosedLoop, module: torch.nn.Module) -> None:
         super().__init__(loop.tally)
         self._loop = loop
-        self._kept: dict[Any, Tensor] = {}
+        self._kept: dict[Hashable, Tensor] = {}
 
     def run(
         self,
         call: CachedCall,
-        given: Any,
-        denoise: Callable[[], Any],
-    ) -> Any:
+        given: Batch,
+        denoise: Callable[[], object],
+    ) -> object:
         """See `DenoiserCache.run`."""
         output = denoise()
         self.tally.computed += len(call.rows.rows)

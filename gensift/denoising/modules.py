@@ -70,8 +70,9 @@ def execution_device(module: torch.nn.Module) -> torch.device:
 
 def execution_device_of(pipe: Pipeline) -> torch.device:
     """Where the inputs of a pipeline's models must lie, also while these are offloaded."""
-    device = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", "cpu")
-    return torch.device(device)
+    own: torch.device | str = getattr(pipe, "device", "cpu")
+    device: torch.device | None = getattr(pipe, "_execution_device", None)
+    return torch.device(own) if device is None else device
 
 
 def moved_for_call(method: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -110,7 +111,7 @@ def move_scheduler(scheduler: Scheduler, step: int) -> None:
     Schedulers without such a table (DDIM) go by the timestep alone; nothing is to be done there.
     """
     if hasattr(scheduler, "_step_index"):
-        scheduler._step_index = step
+        vars(scheduler)["_step_index"] = step
 
 
 def unwrapped(module: Any) -> Any:
