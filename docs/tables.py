@@ -63,11 +63,20 @@ def cli(command: str) -> str:
     configs, panels, names = known[command]
     rows = rows_by_name(configs)
     lines = [
-        [", ".join(f"`{n}`" for n in names.get(field, (flag(field),))), rows[field].help]
-        for fields in panels.values()
+        [
+            ", ".join(f"`{n}`" for n in names.get(field, (flag(field),))),
+            _owner(panel) + rows[field].help,
+        ]
+        for panel, fields in panels.items()
         for field in fields
     ]
     return table(["option", "meaning"], lines)
+
+
+def _owner(panel: str) -> str:
+    """Whose options those of a panel are, where only one of several things has them."""
+    _, is_owned, owner = panel.partition("Options of ")
+    return f"of {owner}: " if is_owned else ""
 
 
 RELATIONS = {"=": "", ">": "over ", "<": "under "}
