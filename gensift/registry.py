@@ -92,6 +92,10 @@ class Registry(Generic[T]):
         self._read_entry_points()
         return sorted(self._targets)
 
+    def own_names(self) -> list[str]:
+        """Names registered so far by code alone, sorted; entry points are not read for it."""
+        return sorted(self._targets)
+
     def about(self, name: str) -> Mapping[str, str]:
         """What was registered beside the object, read without importing it.
 

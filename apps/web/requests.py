@@ -62,7 +62,7 @@ def read_request(given: JsonObject, limits: AppOptions, models: Models) -> Reque
         sampler.config_class,
         sampler_fields(generate_options(request, limits), sampler.config_class),
     )
-    _refuse_paths(config, models)
+    refuse_paths(config, models)
     # Also where they came among the options of the sampler.
     _check_bounds(config, {"num_candidates": limits.max_candidates})
     is_timed = getattr(config, "budget_unit", None) == "seconds"
@@ -183,7 +183,7 @@ def _check_bounds(given: object, bounds: Mapping[str, int]) -> None:
         raise ConfigError.from_problems("The request", problems)
 
 
-def _refuse_paths(config: object, models: Models) -> None:
+def refuse_paths(config: object, models: Models) -> None:
     """Refuse texts that could name a file or a model: only defaults and what is offered pass."""
     values = dict(_flat(to_dict(config)))
     for row in describe(type(config)):

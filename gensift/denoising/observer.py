@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from gensift.denoising.copies import attribute_before, leave_out_of_copies, without_attribute
 from gensift.denoising.prediction import (
     SchedulerStep,
     is_flow,
@@ -111,12 +112,15 @@ def observe_scheduler(
             with its latents, network output and solver history, and its own noise.
     """
     outer = vars(scheduler).get("step")
+    before = attribute_before(scheduler, "step")
     watcher = _Watcher(scheduler, on_step, num_steps, live_rows, before_step)
     own = vars(scheduler)
     own["step"] = MethodType(_watched_step(scheduler, scheduler.step, watcher), scheduler)
+    forget = leave_out_of_copies(scheduler, without_attribute(scheduler, "step", before))
     try:
         yield
     finally:
+        forget()
         del own["step"]
         if outer is not None:
             own["step"] = outer

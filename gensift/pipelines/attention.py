@@ -11,14 +11,15 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import (
-    AttentionBackendName,
-    attention_backend,
-    dispatch_attention_fn,
-)
+from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor, nn
 
-from gensift.denoising.modules import denoisers_of
+from gensift.denoising.modules import (
+    AttentionBackendName,
+    denoisers_of,
+    dispatch_attention_fn,
+    takes_attention_backend,
+)
 from gensift.errors import ConfigError, MissingExtraError
 from gensift.protocols import Pipeline
 
@@ -104,7 +105,7 @@ def _set_backend_of(denoiser: Any, name: str) -> None:
     if getattr(denoiser, "uses_attention_dispatcher", False):
         # Our own models have no processors; they take the backend that is active for all.
         BackendDuringForward(denoiser, name)
-    elif any(hasattr(p, "_attention_backend") for p in processors):
+    elif any(map(takes_attention_backend, processors)):
         denoiser.set_attention_backend(name)
     elif name == "xformers" and hasattr(denoiser, "enable_xformers_memory_efficient_attention"):
         denoiser.enable_xformers_memory_efficient_attention()

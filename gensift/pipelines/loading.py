@@ -139,7 +139,9 @@ def _read_preview_decoder(location: str, dtype: Any, device: str) -> Any:
 
 def device_of(pipeline: Any) -> Any:
     """Where a pipeline runs, also while its parts are offloaded."""
-    return getattr(pipeline, "_execution_device", None) or pipeline.device
+    from gensift.denoising.modules import execution_device_of
+
+    return execution_device_of(pipeline)
 
 
 def model_folder_of(pipeline: Any) -> Path | None:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers.hooks.hooks import ModelHook
 
 from gensift.denoising.arguments import bind_arguments
 from gensift.denoising.families import DenoiserFamily, family_of
+from gensift.denoising.modules import ForwardHook
 from gensift.denoising.row_selection import RowSelection, merge_rows, select_nested, select_rows
 from gensift.denoising.rows_in_call import RowsInCall, WholeCall, running_rows
 from gensift.errors import ConfigError, DeviceError, UnsupportedPipelineError
@@ -98,7 +98,7 @@ class LiveRows:
             callback(positions)
 
 
-class RowGate(ModelHook):  # type: ignore[misc]
+class RowGate(ForwardHook):
     """Runs a denoiser on the live rows, in micro-batches, and fills up the dead ones.
 
     A dead row receives the output of the first live row of its group: zeros would turn into NaN in
@@ -152,7 +152,7 @@ class RowGate(ModelHook):  # type: ignore[misc]
             UnsupportedPipelineError: the call does not fit the declared family.
             DeviceError: memory runs out with a single row.
         """
-        denoise: AnyFunction = self.fn_ref.original_forward
+        denoise = self.plain_forward
         if self.is_closed:
             return denoise(*args, **kwargs)
         arguments = bind_arguments(module, args, kwargs)

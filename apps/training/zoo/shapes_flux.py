@@ -27,6 +27,7 @@ from apps.training.zoo.vocabulary import (
     build_clip_tokenizer,
     build_t5_tokenizer,
 )
+from gensift.denoising.modules import flux_token_places, flux_tokens
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import CANVAS
 
@@ -164,8 +165,7 @@ class FlowMatchingLoss(nn.Module):
         self.clip = pipeline.text_encoder
         self.t5 = pipeline.text_encoder_2
         self.register_buffer("text_ids", torch.zeros(T5_LENGTH, 3), persistent=False)
-        image_ids = pipeline._prepare_latent_image_ids(1, 4, 4, torch.device("cpu"), torch.float32)
-        self.register_buffer("image_ids", image_ids, persistent=False)
+        self.register_buffer("image_ids", flux_token_places(4, 4), persistent=False)
 
     def forward(
         self, data: Tensor, noise: Tensor, sigma: Tensor, clip_ids: Tensor, t5_ids: Tensor
@@ -186,8 +186,7 @@ class FlowMatchingLoss(nn.Module):
 
 def pack(latents: Tensor) -> Tensor:
     """`(batch, 16, 8, 8)` latents to the `(batch, 16, 64)` tokens that FLUX sees."""
-    result: Tensor = FluxPipeline._pack_latents(latents, len(latents), 16, 8, 8)
-    return result
+    return flux_tokens(latents)
 
 
 def build_optimizers(modules: dict[str, nn.Module]) -> list[torch.optim.Optimizer]:

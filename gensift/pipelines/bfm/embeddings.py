@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn.functional import silu
+
+from gensift.denoising.modules import get_timestep_embedding
 
 FREQUENCIES = 256
 

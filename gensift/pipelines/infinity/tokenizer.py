@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 from torch.nn.functional import normalize, pixel_shuffle, pixel_unshuffle
 
+from gensift.denoising.modules import moved_for_call
 from gensift.pipelines.next_scale.autoencoder import (
     CoderOptions,
     Decoder,
@@ -103,13 +103,13 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):
         small = resized(latents, self.latent_size(scale), "bilinear")
         return pixel_unshuffle(small, self.config.patch_size)
 
-    @apply_forward_hook
+    @moved_for_call
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures in [0, 1] `(batch, 3, height, width)` as latents, not yet quantized."""
         output: Tensor = self.encoder(pictures.to(self.dtype) * 2 - 1)
         return output
 
-    @apply_forward_hook
+    @moved_for_call
     def decode(self, latents: Tensor) -> Tensor:
         """Latents `(batch, latent_channels, H, W)` as float32 pictures in [0, 1]."""
         return as_pictures(self.decoder(latents.to(self.dtype)))

@@ -13,10 +13,10 @@ import torch
 # When a pipeline is loaded, diffusers looks for the base class in the module of the class itself.
 from diffusers import ModelMixin as ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
+from gensift.denoising.modules import moved_for_call
 from gensift.errors import ConfigError
 from gensift.pipelines.attention import attend
 from gensift.pipelines.infinity.rotary import rotary_angles
@@ -118,7 +118,7 @@ class InfinityTransformer(NextScaleTransformer):
         longest = len(self.unconditional_text)
         return [self.unconditional_text[: min(length, longest)] for length in lengths]
 
-    @apply_forward_hook
+    @moved_for_call
     def conditions(self, texts: Sequence[Tensor]) -> Conditions:
         """Prepare texts, each the encoder's last hidden state `(length, text_channels)`.
 

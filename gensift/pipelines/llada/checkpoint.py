@@ -10,6 +10,7 @@ import torch
 from accelerate import init_empty_weights, load_checkpoint_in_model
 from safetensors import SafetensorError, safe_open
 
+from gensift.denoising.modules import config_arguments
 from gensift.errors import ConfigError
 from gensift.pipelines.llada.pipeline import LLaDAPipeline
 from gensift.pipelines.llada.transformer import LLaDATransformer
@@ -85,7 +86,7 @@ def _options(file: Path) -> JsonObject:
             raise ConfigError(
                 f"{file} says {name} = {config[name]!r}; this LLaDA is built for {wanted!r}."
             )
-    known = LLaDATransformer._get_init_keys(LLaDATransformer) - {"self"}
+    known = config_arguments(LLaDATransformer)
     found = {name: config[name] for name in known if name in config}
     if found.get("mlp_hidden_size", 0) is None:
         found["mlp_hidden_size"] = config["mlp_ratio"] * config["d_model"]

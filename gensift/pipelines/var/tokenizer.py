@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from gensift.denoising.modules import moved_for_call
 from gensift.pipelines.next_scale.autoencoder import (
     CoderOptions,
     Decoder,
@@ -104,13 +104,13 @@ class VARTokenizer(ModelMixin, ConfigMixin):
         """
         return resized(latents, scale, "area")
 
-    @apply_forward_hook
+    @moved_for_call
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures in [0, 1] `(batch, 3, height, width)` as latents, not yet quantized."""
         output: Tensor = self.quant_conv(self.encoder(pictures.to(self.dtype) * 2 - 1))
         return output
 
-    @apply_forward_hook
+    @moved_for_call
     def decode(self, latents: Tensor) -> Tensor:
         """Latents `(batch, latent_channels, H, W)` as float32 pictures in [0, 1]."""
         return as_pictures(self.decoder(self.post_quant_conv(latents.to(self.dtype))))
