@@ -13,6 +13,7 @@ import torch
 from diffusers import ConfigMixin, FluxPipeline
 from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
 from diffusers.models.attention_dispatch import AttentionBackendName as AttentionBackendName
+from diffusers.models.attention_dispatch import attention_backend as attention_backend
 from diffusers.models.attention_dispatch import dispatch_attention_fn as dispatch_attention_fn
 from diffusers.models.embeddings import get_timestep_embedding as get_timestep_embedding
 from diffusers.utils.accelerate_utils import apply_forward_hook

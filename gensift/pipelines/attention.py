@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor, nn
 
 from gensift.denoising.modules import (
     AttentionBackendName,
+    attention_backend,
     denoisers_of,
     dispatch_attention_fn,
     takes_attention_backend,
