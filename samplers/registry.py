@@ -12,6 +12,12 @@ _DIFFUSION = {
     "default_model": "shapes-flux",
 }
 
+_NEXT_SCALE = {
+    "modality": "image",
+    "pipelines": "VAR, Infinity and other next-scale models",
+    "default_model": "shapes-infinity",
+}
+
 SAMPLERS: Registry[type[Sampler]] = Registry("sampler", "gensift.samplers")
 SAMPLERS.register(
     "best-of-n",
@@ -59,28 +65,22 @@ SAMPLERS.register(
     "tts-var",
     "samplers.autoregressive.tts_var:TTSVAR",
     summary="Draws coarse scales with 8 N candidates and sifts them down to N.",
-    modality="image",
-    pipelines="VAR, Infinity and other next-scale models",
-    default_model="shapes-infinity",
     config="samplers.autoregressive.config:TTSVARConfig",
+    **_NEXT_SCALE,
 )
 SAMPLERS.register(
     "var-best-of-n",
     "samplers.autoregressive.var_best_of_n:VARBestOfN",
     summary="The baseline of every search: N independent samples, the best one wins.",
-    modality="image",
-    pipelines="VAR, Infinity and other next-scale models",
-    default_model="shapes-infinity",
     config="samplers.autoregressive.config:NextScaleSearchConfig",
+    **_NEXT_SCALE,
 )
 SAMPLERS.register(
     "var-importance",
     "samplers.autoregressive.var_importance:VARImportance",
     summary="Resamples a population of N by rewards; the best finished one wins.",
-    modality="image",
-    pipelines="VAR, Infinity and other next-scale models",
-    default_model="shapes-infinity",
     config="samplers.autoregressive.config:ImportanceConfig",
+    **_NEXT_SCALE,
 )
 SAMPLERS.register(
     "local-refine",

@@ -14,9 +14,8 @@ from apps.console import say
 from apps.jobs.job import Job
 from gensift import __version__
 from gensift.errors import GensiftError, ProcessLostError, RunFolderError
-from gensift.runs import LOCK, SUMMARY, RunFolder
+from gensift.runs import LOCK, PLAN, SUMMARY, RunFolder
 
-PLAN = "plan.json"
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -111,13 +110,8 @@ def _write_trace(files: RunFiles, job: Job, trace: Trace, result: PromptResult, 
     files.write_json(f"{stem}.json", {"prompts": [p.to_dict() for p in trace.prompts]})
     if not trace.prompts or not trace.prompts[0].stages or not job.modality.has_tree:
         return
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    finished = _by_candidate(trace.prompts[0], result)
-    trace.plot(images=[finished]).savefig(buffer, format="png")
-    with Image.open(buffer) as picture:
-        files.write_image(f"{stem}.png", picture, {"prompt": result.prompt})
+    picture = trace.picture([_by_candidate(trace.prompts[0], result)])
+    files.write_image(f"{stem}.png", picture, {"prompt": result.prompt}, compress_level=1)
 
 
 def _by_candidate(trace: PromptTrace, result: PromptResult) -> dict[int, Image]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apps.jobs.folder import PLAN
 from apps.jobs.results import write_prompt
 from apps.modalities.picture.modality import PICTURE
 from apps.web.app_context import AppContext, Session, prepared, run_folder
@@ -16,6 +15,7 @@ from apps.web.request_queue import Task
 from apps.web.requests import Request
 from apps.web.snippets import snippet
 from gensift.cost import Cost
+from gensift.runs import PLAN
 from gensift.trace import PromptTrace
 from samplers.output import SamplerOutput
 

@@ -84,9 +84,7 @@ class PipelineCall:
             )
         _refuse_nonuniform_loop(pipe, arguments, nonuniform)
         for name in ("negative_prompt", "negative_prompt_2", "negative_prompt_3"):
-            # Some pipelines read a single text as one row, however many prompts there are.
-            if isinstance(prompt, list) and isinstance(arguments.get(name), str):
-                arguments[name] = [arguments[name]] * len(prompts)
+            arguments |= _for_each_prompt(name, arguments.get(name), prompt, len(prompts))
         if arguments.get("latents") is not None:
             raise ConfigError(
                 "`latents` was given; a search draws each candidate's latents from its own seed. "
@@ -219,6 +217,21 @@ class PipelineCall:
     def run(self) -> Any:
         """Make the call; returns what the pipeline returns."""
         return self.function(self.pipe, **self.arguments)
+
+
+def _for_each_prompt(
+    name: str, negative: object, prompt: object, num_prompts: int
+) -> dict[str, object]:
+    """Negative prompts as a list of one per prompt, where prompts are a list."""
+    if isinstance(negative, list | tuple) and len(negative) != num_prompts:
+        raise ConfigError(
+            f"`{name}` has {len(negative)} texts for {num_prompts} prompt(s); give one for all, "
+            "or one for each."
+        )
+    # Some pipelines read a single text as one row, however many prompts there are.
+    if isinstance(prompt, list) and isinstance(negative, str):
+        return {name: [negative] * num_prompts}
+    return {}
 
 
 def _refuse_to_share(exchange: Exchange) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gensift.trace import PromptTrace, Trace
+from gensift.trace import PromptTrace, Stage, Trace
 from samplers.output import PromptResult, SamplerOutput
 
 
@@ -51,21 +51,32 @@ def _trace(trace: PromptTrace, made: Branchings, branches: int) -> PromptTrace:
         before = 0 if number == 0 else paths + (number - 1) * size
         parents += [before + source for source in sources]
         seeds += made.seeds[number]
-    stages = []
-    for number, stage in enumerate(trace.stages):
-        base = paths + number * size
-        stages.append(
-            replace(
-                stage,
-                round=number + 1,
-                alive=tuple(base + slot for slot in stage.alive),
-                kept=tuple(base + slot for slot in stage.kept),
-                # Whom a branch came from is told by the parents of the whole trace.
-                parents=None,
-                previews={base + slot: image for slot, image in stage.previews.items()},
-            )
-        )
+    stages = [
+        numbered_stage(stage, number, size, branches)
+        for number, stage in enumerate(trace.stages, 1)
+    ]
     return replace(trace, seeds=tuple(seeds), parents=tuple(parents), stages=tuple(stages))
+
+
+def numbered_stage(stage: Stage, number: int, size: int, branches: int) -> Stage:
+    """A stage of round `number`, from 1, with its slots as candidates of the whole search.
+
+    Args:
+        stage: whose candidates are slots.
+        number: of the round.
+        size: slots per round.
+        branches: slots per path.
+    """
+    base = size // branches + (number - 1) * size
+    return replace(
+        stage,
+        round=number,
+        alive=tuple(base + slot for slot in stage.alive),
+        kept=tuple(base + slot for slot in stage.kept),
+        # Whom a branch came from is said by the parents of the whole trace.
+        parents=None,
+        previews={base + slot: image for slot, image in stage.previews.items()},
+    )
 
 
 def _result(result: PromptResult, trace: PromptTrace, made: Branchings) -> PromptResult:

@@ -22,7 +22,7 @@ from samplers.diffusion.cached import refuse_cache
 from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.config import SearchOverPathsConfig
 from samplers.diffusion.noise import check_noise_decides, gaussian
-from samplers.diffusion.path_trace import Branchings, numbered
+from samplers.diffusion.path_trace import Branchings, numbered, numbered_stage
 from samplers.diffusion.planning import CallShape
 from samplers.diffusion.renoise_schedule import (
     RenoiseSchedule,
@@ -35,7 +35,7 @@ from samplers.diffusion.renoise_schedule import (
 from samplers.diffusion.schedule import Checkpoint
 from samplers.diffusion.search import DiffusionSearch
 from samplers.diffusion.strategy import Selection, SelectionStrategy, StageScores
-from samplers.output import PlannedStage, Progress, SamplerOutput
+from samplers.output import OnStage, PlannedStage, Progress, SamplerOutput
 from samplers.scoring import RewardSpec
 
 DEFAULT_PATHS = 4
@@ -189,12 +189,23 @@ class SearchOverPaths(DiffusionSearch[SearchOverPathsConfig]):
                 progress,
                 shape=shape,
                 strategies=strategies,
+                on_stage=self._numbering(segment_ends(segments), shape.num_rows),
             )
         made = [
             Branchings(own, strategy.sources)
             for own, strategy in zip(seeds, strategies, strict=True)
         ]
         return output, numbered(found, made, branches)
+
+    def _numbering(self, ends: Sequence[int], size: int) -> OnStage | None:
+        """What is shown the stages, given such in which candidates are slots of a round."""
+        show = self.on_stage
+        if show is None:
+            return None
+        return lambda index, stage: show(
+            index,
+            numbered_stage(stage, ends.index(stage.step_index), size, self.config.branches),
+        )
 
     def _with_branches(self, call: PipelineCall) -> PipelineCall:
         """The call with a row per branch; the first of each path draws the path's noise."""

@@ -63,7 +63,7 @@ def pipe(*args: Any, **kwargs: Any) -> None:
 
 def test_options_come_as_a_config_or_as_its_fields_but_not_both() -> None:
     assert Echo(count=5).config == Echo(config=EchoConfig(count=5)).config
-    with pytest.raises(ConfigError, match="count"):
+    with pytest.raises(ConfigError, match="Both `config` and single options"):
         Echo(config=EchoConfig(), count=5)
     with pytest.raises(ConfigError, match=r"`cuont`.*count"):
         Echo(cuont=5)
@@ -82,7 +82,7 @@ def test_a_plan_needs_the_number_of_prompts_only() -> None:
     assert Echo(count=4).plan(pipe, "a").to_dict()["num_prompts"] == 1
 
 
-@pytest.mark.parametrize("prompts", ["", " ", [], ["a", ""], ["a", None]])
+@pytest.mark.parametrize("prompts", ["", " ", [], ["a", ""], ["a", None], None, 7, {"a": 1}])
 def test_a_prompt_without_text_is_refused(prompts: Any) -> None:
     with pytest.raises(ConfigError, match="`prompts` is"):
         Echo()(pipe, prompts)
@@ -125,3 +125,14 @@ def test_options_of_all_samplers_are_read_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_old_places_of_the_options_lead_to_the_same_classes() -> None:
+    import samplers.autoregressive.config as config
+    from samplers.autoregressive.search import NextScaleSearchConfig
+    from samplers.autoregressive.tts_var import TTSVARConfig
+    from samplers.autoregressive.var_importance import ImportanceConfig
+
+    assert NextScaleSearchConfig is config.NextScaleSearchConfig
+    assert ImportanceConfig is config.ImportanceConfig
+    assert TTSVARConfig is config.TTSVARConfig

@@ -105,6 +105,15 @@ def make_batch(
 ) -> FlowBatch:
     """Noise, times and withheld labels for rows of clean latents; drawn on the CPU.
 
+    Args:
+        data: float `(rows, channels, height, width)`.
+        labels: int64 `(rows,)`.
+        features: float `(rows, tokens, channels)` to align with; None for none.
+        boundaries: noise levels between segments.
+        null_label: the label of rows whose own is withheld.
+        label_dropout: share of such rows.
+        generator: of everything drawn.
+
     Source: Blockwise Flow Matching, arXiv 2510.21167, released code: where a batch cannot be shared
     out evenly, the first segments get a row more.
     """

@@ -186,7 +186,8 @@ class FlowMatchingLoss(nn.Module):
 
 def pack(latents: Tensor) -> Tensor:
     """`(batch, 16, 8, 8)` latents to the `(batch, 16, 64)` tokens that FLUX sees."""
-    return FluxPipeline._pack_latents(latents, len(latents), 16, 8, 8)  # type: ignore[no-any-return]
+    result: Tensor = FluxPipeline._pack_latents(latents, len(latents), 16, 8, 8)
+    return result
 
 
 def build_optimizers(modules: dict[str, nn.Module]) -> list[torch.optim.Optimizer]:

@@ -24,4 +24,5 @@ class ConditionEmbedding(nn.Module):
             timestep.float(), FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0
         )
         time = self.time_out(silu(self.time_in(waves.to(self.time_in.weight.dtype))))
-        return time + self.classes(class_labels)  # type: ignore[no-any-return]
+        result: Tensor = time + self.classes(class_labels)
+        return result

@@ -196,7 +196,8 @@ class BFMPipeline(DiffusionPipeline):  # type: ignore[misc]
         target = torch.device(device or self.device)
         self.vae.to(target)
         self.transformer.residency = SegmentResidency(self.transformer, target, ahead)
-        return self.transformer.residency  # type: ignore[no-any-return]
+        result: SegmentResidency = self.transformer.residency
+        return result
 
     def disable_segment_residency(self) -> None:
         """Leave all segments in host memory; `to` brings the whole model to a device again."""

@@ -22,7 +22,7 @@ from gensift.pipelines.llada.prompts import (
 )
 from gensift.pipelines.llada.reference import ReferenceDecoding, Step
 from gensift.pipelines.llada.settings import DecodingSettings
-from gensift.pipelines.llada.transformer import whole_logits
+from gensift.pipelines.llada.transformer import LLaDATransformer, whole_logits
 from gensift.protocols import Pipeline
 from gensift.randomness import make_generators
 
@@ -62,7 +62,10 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
     _callback_tensor_inputs = ("input_ids", "logits", "columns", "committed")
 
     def __init__(
-        self, transformer: nn.Module, tokenizer: Tokenizer, shift_logits: bool = False
+        self,
+        transformer: LLaDATransformer | nn.Module,
+        tokenizer: Tokenizer,
+        shift_logits: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, tokenizer=tokenizer)

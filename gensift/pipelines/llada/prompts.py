@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from gensift.errors import ConfigError
 Messages = Sequence[Mapping[str, str]]
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What is asked of a tokenizer of transformers."""
 

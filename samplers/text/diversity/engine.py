@@ -20,8 +20,8 @@ from samplers.text.diversity.features import Features, extract
 from samplers.text.diversity.noise import random_directions
 from samplers.text.diversity.rows import RowReader, spread
 
-MOST_LOGITS = 2**23
-"""Logits that are worked on at a time; bounds memory at a few times 32 MiB."""
+MOST_LOGITS = 2**20
+"""Logits that are worked on at a time, or a single row: few calls, and little memory."""
 MIN_GRADIENT = 1e-8
 RESOLUTION = 1e-3
 """Part of a unit feature outside the span up to which it is a duplicate: well above the rounding

@@ -401,7 +401,7 @@ def test_clusters_need_no_reward(pipe: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("prompt", ["", "  ", [], ["a red circle", ""]])
 def test_an_empty_prompt_is_refused(pipe: Any, name: str, prompt: Any) -> None:
-    with pytest.raises(ConfigError, match="give at least one text, none empty"):
+    with pytest.raises(ConfigError, match="give a text or a list of texts, none empty"):
         run(pipe, build(name), prompts=prompt)
 
 

@@ -400,3 +400,10 @@ def test_a_direct_call_swaps_no_class() -> None:
 
     BestOfN(reward, num_candidates=2)(pipe, PROMPT, **SIZE)
     assert set(seen) == {type(speaking("flux"))}
+
+
+@pytest.mark.parametrize("prompts", [PROMPT, [PROMPT], [PROMPT, PROMPT]])
+def test_negative_prompts_that_do_not_fit_the_prompts_are_refused(prompts: Any) -> None:
+    search, three = BestOfN(contrast, num_candidates=2), ["dull", "blurry", "dark"]
+    with pytest.raises(ConfigError, match=r"`negative_prompt` has 3 texts for \d prompt"):
+        search(speaking("sd15"), prompts, negative_prompt=three, **SIZE)

@@ -361,9 +361,12 @@ def test_wrong_calls_are_one_line() -> None:
     pipe = pipeline(layers=1)
     with pytest.raises(ConfigError, match="`gen_lenght` is no argument of text decoding"):
         TextDecode()(pipe, "w1", gen_lenght=3)
-    with pytest.raises(ConfigError, match="A prompt is empty"):
+    with pytest.raises(ConfigError, match="give a text or a list of texts, none empty"):
         TextDecode()(pipe, ["w1", " "])
-    with pytest.raises(ConfigError, match="Seeds for 1 prompts came with 2 prompts"):
+    with pytest.raises(
+        ConfigError,
+        match="give each prompt its own",
+    ):
         TextDecode()(pipe, ["w1", "w2"], seeds=[[1]], gen_length=4)
     with pytest.raises(ConfigError, match="`gen_length` is 64, but the model's context holds 64"):
         TextDecode()(pipe, "w1", gen_length=64)

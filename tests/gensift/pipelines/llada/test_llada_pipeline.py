@@ -128,8 +128,8 @@ def test_greedy_decoding_step_by_step() -> None:
     """Two layers, a prompt of five tokens, eight tokens in two blocks of four, three steps each.
 
     In every step: the model sees prompt and response; the block's masked positions are proposed
-    their most probable tokens; as many as the quota says, the most probable ones, are committed; what
-    is committed stays.
+    their most probable tokens; as many as the quota says, the most probable ones, are committed;
+    what is committed stays.
     """
     pipe = pipeline(layers=2)
     seen: list[dict[str, Tensor]] = []
