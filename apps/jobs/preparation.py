@@ -174,12 +174,23 @@ def load_models(
     """
     modality = modality or MODALITIES.get(PICTURES)
     scoring = _scoring_device(options, exchange)
+    _check_weights(model, of_rewards)
     pipeline = load_model(options, model, exchange, modality)
     check_pipeline(pipeline, model, modality)
     return pipeline, {
         name: load_reward_on(scoring, name, given, is_offloaded=options.reward_offload)
         for name, given in of_rewards.items()
     }
+
+
+def _check_weights(model: str, of_rewards: RewardOptions) -> None:
+    """Refuse a model or a reward that cannot be had, before any weights are read or fetched."""
+    from gensift.pipelines.loading import check_model
+    from rewards.registry import check_reward
+
+    check_model(model)
+    for name, given in of_rewards.items():
+        check_reward(name, given)
 
 
 def _scoring_device(options: GenerateOptions, exchange: Exchange) -> str:
