@@ -30,7 +30,8 @@ app: setup
 	$(BIN)/gensift app
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto \
+		--dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff format --check .

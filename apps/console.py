@@ -20,6 +20,7 @@ from rich.status import Status
 from rich.text import Text
 
 from gensift.conversion import strict_json
+from gensift.errors import RenamedWarning
 
 WIDE = 10_000
 """Columns of what is no terminal, but a pipe or a file: there nothing is cut or wrapped."""
@@ -155,6 +156,7 @@ def plain_warnings() -> Iterator[None]:
             warnings.filterwarnings("ignore", module=rf"{name}\b")
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
+        warnings.simplefilter("default", RenamedWarning)
         warnings.showwarning = show
         yield
 

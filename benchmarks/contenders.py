@@ -23,7 +23,7 @@ from gensift.zoo.shapes.geneval import category, score
 from gensift.zoo.shapes.grammar import Meaning, parse
 from gensift.zoo.shapes.verifier import is_true
 from rewards.digest import weights_digest
-from samplers.diffusion.attach import PipelineCall
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.schedule import UnitCosts
 from samplers.diffusion.unit_costs import measure_unit_costs
 from samplers.registry import SAMPLERS
@@ -38,7 +38,7 @@ class Contender:
     Attributes:
         name: in tables and plots.
         sampler: registered name.
-        reward: key of what judges.
+        reward: key of the reward that scores.
         options: of the sampler, but for the number of candidates.
         steps: denoising steps; None for models without any.
     """
@@ -107,7 +107,7 @@ def cost_in_units(cost: Cost, costs: UnitCosts, rows_per_step: int, outputs: int
 def largest_count(
     contender: Contender, pipe: Any, rewards: Mapping[str, Any], costs: UnitCosts, budget: float
 ) -> int:
-    """The most candidates whose planned price fits in `budget`; 0 where not even one does."""
+    """The most candidates whose planned cost fits in `budget`; 0 where not even one does."""
     best = 0
     for count in range(1, MOST_CANDIDATES):
         try:

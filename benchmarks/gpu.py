@@ -11,7 +11,8 @@
 Needs a GPU of about 80 GiB and no network; see `benchmarks.full_size` for what is full size and
 what is not. Weights are random. Per pipeline:
 
-* prices: FLOPs and seconds of a step, of a scoring by the VAE, and of a preview by a tiny decoder;
+* prices: unit costs in FLOPs and seconds of a step, of a scoring by the VAE, and of a preview by a
+  tiny decoder;
 * equal budget: what fits into the cost of best-of-N, counted in FLOPs and in seconds. Early
   estimates are decoded by the tiny decoder; the noise-aware schedule is timed with a plain reward,
   as the adapters of a noise-aware one add next to nothing to a scoring;
@@ -89,7 +90,7 @@ MEASURED_APART: dict[str, Callable[..., dict[str, Any]]] = {
 NO_SCALES = "the pipeline does not draw scale by scale"
 NO_STEPS = "the pipeline has no denoising steps"
 NOT_OF_VIDEOS = {
-    "equal_budget": "the reward judges pictures, and there is no tiny decoder of videos",
+    "equal_budget": "the reward scores pictures, and there is no tiny decoder of videos",
     "row_gate": "it is about batches of candidates; one video fills the GPU",
     "micro_batches": "it is about batches of candidates; one video fills the GPU",
     "attention": "it is about batches of candidates; one video fills the GPU",
@@ -100,7 +101,7 @@ PLOTTED = {"equal_budget", "micro_batches"}
 
 
 def build(name: str, arguments: argparse.Namespace, folder: Path) -> Subject:
-    """The pipeline `name` on the device, with what judges its pictures and decodes previews."""
+    """The pipeline `name` on the device, with what scores its pictures and decodes previews."""
     architecture = (TINY if arguments.tiny else FULL)[name]
     dtype, device = DTYPES[arguments.dtype], arguments.device
     subject = Subject(

@@ -1,4 +1,4 @@
-"""Prices of a step and a scoring, and searches at the cost of best-of-N, for `benchmarks.gpu`."""
+"""What a step and a scoring cost, and searches at the cost of best-of-N, for `benchmarks.gpu`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.gpu_subject import PROMPT, SCHEDULES, SHORT_STEPS, Extent, Subje
 from benchmarks.timing import Timing, interleaved, ratio, seconds_by_part, summary
 from gensift.errors import ConfigError
 from gensift.pipelines.loading import load_preview_decoder
-from samplers.diffusion.attach import PipelineCall
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.schedule import UnitCosts, largest_search, plan_stages, search_cost
 from samplers.diffusion.unit_costs import measure_unit_costs
 

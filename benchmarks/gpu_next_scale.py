@@ -33,8 +33,8 @@ Part = Callable[[Subject, Extent, int, dict[str, UnitCosts]], dict[str, Any]]
 
 SIZES = ("0.06M", "0.25M", "1M")
 """Millions of pixels; 256, 512 and 1024 to a side at 16 pixels a token."""
-PRICED_SIZE = "0.25M"
-"""Where a token is priced: the smallest size leaves much of a GPU idle."""
+MEASURED_SIZE = "0.25M"
+"""Where the cost of a token is measured: the smallest size leaves much of a GPU idle."""
 COUNTS = (1, 2)
 ROUND_COSTS = {"one_picture": 3.0, "attention": 4.0, "tts_var_1": 4.5, "tts_var_2": 9.0}
 """About how long a round takes, in plain pictures, with its share of the warm-up."""
@@ -50,10 +50,10 @@ def arguments_of(subject: Subject, size: str) -> dict[str, Any]:
 
 def token_seconds(subject: Subject) -> float:
     """Seconds per token of a plain call, decoding included."""
-    arguments = arguments_of(subject, PRICED_SIZE)
+    arguments = arguments_of(subject, MEASURED_SIZE)
     plain_call(subject.pipe, 1, **arguments)  # warm-up: first calls choose kernels
     seconds = timed(lambda: plain_call(subject.pipe, 1, **arguments), subject.device).seconds
-    return seconds / _tokens_of_one(subject, PRICED_SIZE)
+    return seconds / _tokens_of_one(subject, MEASURED_SIZE)
 
 
 def seconds_per_round(part: str, subject: Subject, found: dict[str, UnitCosts]) -> float:

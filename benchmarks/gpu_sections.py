@@ -16,6 +16,7 @@ from benchmarks.gpu_caches import ROUND_COSTS, rows_of
 from benchmarks.gpu_subject import PROMPT, SHORT_STEPS, Extent, Subject
 from benchmarks.overhead import DenoiserClock
 from benchmarks.timing import interleaved, ratio, summary
+from gensift.denoising.bound import BoundPipeline
 from gensift.errors import DeviceError
 from gensift.randomness import candidate_seeds
 from samplers.diffusion.preview import Previewer
@@ -157,7 +158,9 @@ def survivors(
 
 def _difference(subject: Subject, latents: torch.Tensor, other: torch.Tensor) -> dict[str, float]:
     size = subject.arguments["height"], subject.arguments["width"]
-    pixels = Previewer(subject.pipe, *size, max_images=1).decode(torch.stack([latents, other]))
+    pixels = Previewer(BoundPipeline.of(subject.pipe), *size, max_images=1).decode(
+        torch.stack([latents, other])
+    )
     distance = (pixels[0] - pixels[1]).abs()
     return {
         "max_pixel": float(distance.max()),

@@ -33,7 +33,7 @@ class Subject:
     Attributes:
         name: short name.
         pipe: the diffusers pipeline.
-        reward: what judges; None for videos.
+        reward: what scores; None for videos.
         preview_decoder: folder of the tiny decoder of early estimates; "vae" where there is none.
         arguments: of the pipeline call.
         device: where it runs.

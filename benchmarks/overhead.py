@@ -5,6 +5,8 @@
 * keep-all: best-of-N with rewards off against the plain pipeline call on the same rows;
 * pruned: denoiser time of a TTSnap run against the plain call's, scaled by the share of rows that
   were still alive;
+* tree: the picture of the sifting tree that a run writes for each prompt, drawn and compressed,
+  against the search of a prompt with 16 candidates;
 * memory: the peak of 64 candidates in micro-batches of 8 against that of 8 candidates.
 
 Time ratios are medians over alternating pairs in one process; each peak is that of a process of
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +34,7 @@ from gensift.randomness import candidate_seeds, make_generators
 
 PROMPT = "a red circle left of a blue square"
 CANDIDATES = 64
+TREE_CANDIDATES = 16
 MICRO_BATCH = 8
 
 
@@ -92,6 +96,21 @@ def pruned(pipe: Any, reward: Any, pairs: int) -> tuple[list[float], float]:
     return ratios, share
 
 
+def tree(pipe: Any, reward: Any, pairs: int) -> list[float]:
+    """Time of the tree picture over that of the search that it shows, pair by pair."""
+    sampler = gensift.TTSnap(reward, num_candidates=TREE_CANDIDATES)
+    ratios = []
+    for _ in range(pairs):
+        start = now()
+        output = sampler(pipe, PROMPT)
+        searched = now()
+        winner = output.trace.prompts[0].winner
+        picture = output.trace.picture([{winner: output.images[0]}])
+        picture.save(io.BytesIO(), format="PNG", compress_level=1)
+        ratios.append((now() - searched) / (searched - start))
+    return ratios
+
+
 def peak(candidates: int, max_rows: int | None, device: str) -> dict[str, float]:
     """Peak memory of a TTSnap run in a fresh process, MiB: in all, and above the loaded models."""
     options = json.dumps({"num_candidates": candidates, "max_rows": max_rows})
@@ -144,6 +163,7 @@ def main() -> None:
     keep_all(pipe, 2)  # warm-up: first calls allocate and choose kernels
     together = keep_all(pipe, arguments.pairs)
     alive, share = pruned(pipe, reward, arguments.pairs)
+    drawn = tree(pipe, reward, arguments.pairs)
     few = peak(MICRO_BATCH, None, device)
     many = peak(CANDIDATES, MICRO_BATCH, device)
     publish(
@@ -152,6 +172,7 @@ def main() -> None:
             "candidates": CANDIDATES,
             "keep_all_wall_time": _summary(together),
             "pruned_denoiser_time": _summary(alive) | {"live_row_share": share},
+            "tree_time": _summary(drawn) | {"candidates": TREE_CANDIDATES},
             "peak_memory": {
                 f"{MICRO_BATCH} candidates": few,
                 f"{CANDIDATES} candidates, max_rows={MICRO_BATCH}": many,

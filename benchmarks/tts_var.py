@@ -2,7 +2,7 @@
 
     python -m benchmarks.tts_var [--folder training/shapes-infinity/benchmark]
 
-On held-out prompts with `shapes-infinity`, judged by `shapes-clip` and checked by the analytic
+On held-out prompts with `shapes-infinity`, scored by `shapes-clip` and checked by the analytic
 verifier; one prompt per call. Every contender draws N = 1, 2, 4 and 8 candidates to the end, or
 those counts that it is asked for. Each row is compared, paired by prompt, with best-of-N of the
 same N, and with those best-of-N that take as many tokens and as many seconds: of the counts that

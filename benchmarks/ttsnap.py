@@ -9,9 +9,9 @@ Four parts, all on held-out prompts with `shapes-flux` and `shapes-clip`:
 * offline: TTSnap played through on the recorded pool, many draws per prompt, at the cost of
   best-of-4, 10 and 20 (denoiser, decodes and rewards, in FLOPs and in seconds); the figure is the
   number of candidates with which best-of-N would do as well, by the exact formula for the pool.
-  For the default schedules and for tuned ones, judged on prompts that they were not chosen on; and
+  For the default schedules and for tuned ones, on prompts that they were not chosen on; and
   again with half of the steps, where best-of-N is the strongest simple baseline;
-* tuner: what it recommends on half of the prompts, judged on the other half, and replayed in real
+* tuner: what it recommends on half of the prompts, measured on the other half, and replayed in real
   searches on recorded candidates;
 * online: the searches themselves, one prompt per call, checked by the analytic verifier too.
 """
@@ -118,9 +118,9 @@ def with_steps(
     """Fixed schedules and tuned ones on a pool drawn with some number of steps.
 
     Args:
-        scores: of the pool, by judge.
-        schedules: the fixed schedule of each judge.
-        price: by unit.
+        scores: of the pool, by scorer.
+        schedules: the fixed schedule of each scorer.
+        costs: by unit.
         pool: best-of-n with all steps, `(prompts, n)`; what all is compared with.
     """
     steps = scores["plain"].num_steps

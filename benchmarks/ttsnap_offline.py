@@ -33,7 +33,7 @@ def offline(
     Args:
         scores: of the pool, drawn with any number of steps.
         checkpoints: where to prune; best-of-N without any.
-        price: of the search.
+        costs: of the search.
         curve: best-of-n of the same prompts with all steps, `(prompts, n)`.
         draws: searches per prompt.
     """

@@ -38,7 +38,7 @@ def advised(scores: ScoreTensors, costs: UnitCosts, curve: Floats) -> list[dict[
 
     Args:
         scores: of the pool, drawn with any number of steps.
-        price: of the searches.
+        costs: of the searches.
         curve: mean best-of-n with all steps, `(n,)`.
     """
     rows = []
@@ -54,7 +54,7 @@ def advised(scores: ScoreTensors, costs: UnitCosts, curve: Floats) -> list[dict[
 
 
 def tuned_splits(scores: ScoreTensors, costs: UnitCosts) -> list[dict[str, Any]]:
-    """Tune on random halves of the prompts and judge the recommendation on the other halves."""
+    """Tune on random halves of the prompts and measure the recommendation on the other halves."""
     rows = []
     for split in range(SPLITS):
         order = np.random.default_rng(split).permutation(scores.num_prompts)

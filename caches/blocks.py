@@ -1,28 +1,24 @@
-"""Facts about transformer blocks: which outputs a feature cache may keep, and what lies in order.
+"""Finding the blocks of a denoiser, and what in them a feature cache may keep.
 
-A unit is a sub-block (self-attention, cross-attention, feed-forward) whose output enters the block
-only by a gate or norm and an addition: on reuse its modules are not run and the kept output is
-returned for them. A body is a run of blocks that changes the hidden states and nothing that is read
-later: on reuse all of it is passed over and one kept difference is added.
-
-Block classes differ in the names of all this, and the order in which modules were registered is not
-the order in which they run (`UNet2DConditionModel` registers its middle last). So both are declared
-by class name, as data. What a block does in a method instead of a module is declared the same way.
+What there is to know of block classes is declared, as `caches.block_facts` says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import TypeVar
 
 from torch import nn
 
+from caches.block_facts import BlockFacts as BlockFacts
+from caches.block_facts import DenoiserBlocks as DenoiserBlocks
+from caches.block_facts import Kind as Kind
+from caches.block_facts import Unit as Unit
+from caches.known_blocks import BUILT_IN_BLOCKS, BUILT_IN_DENOISERS
 from gensift.denoising.modules import feed_forward_chunk, unwrapped
-from gensift.errors import ConfigError, DuplicateNameError, UnsupportedPipelineError
+from gensift.errors import DuplicateNameError, UnsupportedPipelineError
 
-Kind = Literal["self-attention", "cross-attention", "joint-attention", "feed-forward", "fused"]
-Stream = Literal["hidden", "encoder"]
 _Facts = TypeVar("_Facts")
 
 _BLOCK_EXAMPLE = (
@@ -35,110 +31,6 @@ _DENOISER_EXAMPLE = (
     'declare_denoiser_blocks(DenoiserBlocks(denoiser_class="{denoiser}", '
     'stages=("transformer_blocks",), body=("transformer_blocks",)))'
 )
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A part of a block whose output can be kept and returned without running its modules.
-
-    Attributes:
-        name: name within the block, part of the stable name of the placed unit.
-        kind: what the unit is; attention of a class that also serves with the other input is
-            placed by what its module says.
-        output: attribute of the block with the unit's output, a module or a method: a tensor, or a
-            tuple of tensors for joint attention.
-        also: attributes with further work of the unit, called before `output` and not run on reuse
-            either. Their results reach nothing but `output`; an empty tensor with zero channels
-            serves for each, so that what lies between costs nothing.
-        is_optional: whether some blocks of the class lack the attribute `output`.
-        reads_first: whether the block reads only the first entry of a tuple that `output` returns;
-            None stands for the others on reuse.
-    """
-
-    name: str
-    kind: Kind
-    output: str
-    also: tuple[str, ...] = ()
-    is_optional: bool = False
-    reads_first: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockFacts:
-    """Units and streams of one block class.
-
-    Attributes:
-        block_class: name of the class; subclasses are found through their MRO.
-        units: in the order in which the forward runs them, each once per call of the block. Those
-            whose attribute is None in a block are left out there.
-        returns: what the forward returns; a single entry is a tensor by itself, more are a tuple.
-        hidden_argument: parameter of the forward with the stream that the body is about.
-        encoder_argument: parameter of the forward with the text, None where there is none.
-        is_padded: whether rows `(tokens, channels)` are padded to the longest of the batch, so that
-            their length depends on who runs beside them. What stands there is read by nothing.
-        pre_norm_flag: attribute of the block that tells whether it norms the inputs of its units;
-            where it norms sums instead, its units are refused. None for classes that always do.
-        is_sum: whether the block returns its hidden argument plus the outputs of its units, which
-            are methods, in their order, and does nothing else.
-    """
-
-    block_class: str
-    units: tuple[Unit, ...]
-    returns: tuple[Stream, ...] = ("hidden",)
-    hidden_argument: str = "hidden_states"
-    encoder_argument: str | None = "encoder_hidden_states"
-    is_padded: bool = False
-    pre_norm_flag: str | None = None
-    is_sum: bool = False
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not self.units:
-            problems.append('`units` is empty: give at least one such as Unit("ff", ...)')
-        names = [unit.name for unit in self.units]
-        modules = [name for unit in self.units for name in (unit.output, *unit.also)]
-        for what, given in (("name", names), ("module", modules)):
-            if twice := sorted({name for name in given if given.count(name) > 1}):
-                problems.append(f"{what} {', '.join(twice)} is in two units: give each its own")
-        if unknown := sorted({str(unit.kind) for unit in self.units} - set(get_args(Kind))):
-            problems.append(f"kind {', '.join(unknown)} is not one of {', '.join(get_args(Kind))}")
-        if sorted(self.returns) not in (["hidden"], ["encoder", "hidden"]):
-            problems.append(
-                f'`returns` is {self.returns}: give ("hidden",) or "hidden" and "encoder" in order'
-            )
-        if "encoder" in self.returns and self.encoder_argument is None:
-            problems.append("`returns` has the encoder: name its `encoder_argument`")
-        if problems:
-            raise ConfigError.from_problems(f"BlockFacts {self.block_class!r}", problems)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenoiserBlocks:
-    """Where the blocks of a denoiser class lie, in the order in which its forward runs them.
-
-    Attributes:
-        denoiser_class: name of the class; subclasses are found through their MRO.
-        stages: attributes (or paths of them, as "decoder.layers") that hold blocks, at any depth;
-            within one, blocks run in the order in which they were registered. Each block runs once
-            per call of the denoiser.
-        body: the lists among `stages` that follow each other at the end, and through which hidden
-            states of one shape run; empty where no single difference can stand for the blocks.
-    """
-
-    denoiser_class: str
-    stages: tuple[str, ...]
-    body: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not self.stages:
-            problems.append("`stages` is empty: name the attributes that hold blocks")
-        if self.body != self.stages[len(self.stages) - len(self.body) :]:
-            problems.append(
-                f"`body` is {self.body}: give the last of `stages` {self.stages}, or none"
-            )
-        if problems:
-            raise ConfigError.from_problems(f"DenoiserBlocks {self.denoiser_class!r}", problems)
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,7 +237,7 @@ def _placed(path: str, block: nn.Module, facts: BlockFacts, layer: int) -> Itera
     for unit in facts.units:
         if unit.is_optional and not hasattr(block, unit.output):
             continue
-        found: Any = _part(block, unit.output)
+        found = _part(block, unit.output)
         if found is None:
             continue
         is_module = isinstance(found, nn.Module)
@@ -363,7 +255,7 @@ def _placed(path: str, block: nn.Module, facts: BlockFacts, layer: int) -> Itera
         )
 
 
-def _kind_of(unit: Unit, module: Any) -> Kind:
+def _kind_of(unit: Unit, module: object) -> Kind:
     """The kind of a unit; one attention class of diffusers serves with either input."""
     is_cross = getattr(module, "is_cross_attention", None)
     if unit.kind not in ("self-attention", "cross-attention") or is_cross is None:
@@ -371,139 +263,7 @@ def _kind_of(unit: Unit, module: Any) -> Kind:
     return "cross-attention" if is_cross else "self-attention"
 
 
-_ATTENTION_1 = Unit("attn1", "self-attention", "attn1")
-_ATTENTION_2 = Unit("attn2", "cross-attention", "attn2")
-_JOINT_ATTENTION = Unit("attn", "joint-attention", "attn")
-_FEED_FORWARD = Unit("ff", "feed-forward", "ff")
-_FEED_FORWARD_TEXT = Unit("ff_context", "feed-forward", "ff_context")
-
-_BUILT_IN_BLOCKS = (
-    # With an IP adapter the attention returns a third tensor; it is kept with the others.
-    BlockFacts(
-        block_class="FluxTransformerBlock",
-        units=(_JOINT_ATTENTION, _FEED_FORWARD, _FEED_FORWARD_TEXT),
-        returns=("encoder", "hidden"),
-    ),
-    # One projection takes the attention and the hidden layer of the feed-forward, side by side.
-    BlockFacts(
-        block_class="FluxSingleTransformerBlock",
-        units=(Unit("fused", "fused", "proj_out", also=("attn", "proj_mlp")),),
-        returns=("encoder", "hidden"),
-    ),
-    BlockFacts(
-        block_class="Flux2TransformerBlock",
-        units=(_JOINT_ATTENTION, _FEED_FORWARD, _FEED_FORWARD_TEXT),
-        returns=("encoder", "hidden"),
-    ),
-    # The feed-forward is inside the attention. The denoiser gives text and image joined as the
-    # hidden states, so the encoder argument is None.
-    BlockFacts(
-        block_class="Flux2SingleTransformerBlock",
-        units=(Unit("attn", "fused", "attn"),),
-    ),
-    # The last block of a denoiser returns None for the text; there the second tensor of its
-    # attention is computed but read by nothing.
-    BlockFacts(
-        block_class="JointTransformerBlock",
-        units=(
-            _JOINT_ATTENTION,
-            Unit("attn2", "self-attention", "attn2"),
-            _FEED_FORWARD,
-            _FEED_FORWARD_TEXT,
-        ),
-        returns=("encoder", "hidden"),
-    ),
-    BlockFacts(
-        block_class="BasicTransformerBlock",
-        units=(_ATTENTION_1, _ATTENTION_2, _FEED_FORWARD),
-    ),
-    BlockFacts(
-        block_class="WanTransformerBlock",
-        units=(_ATTENTION_1, _ATTENTION_2, Unit("ffn", "feed-forward", "ffn")),
-    ),
-    # The feed-forward is a convolution: its output is `(batch, channels, height, width)`.
-    BlockFacts(
-        block_class="SanaTransformerBlock",
-        units=(_ATTENTION_1, _ATTENTION_2, _FEED_FORWARD),
-    ),
-    BlockFacts(
-        block_class="QwenImageTransformerBlock",
-        units=(
-            _JOINT_ATTENTION,
-            Unit("img_mlp", "feed-forward", "img_mlp"),
-            Unit("txt_mlp", "feed-forward", "txt_mlp"),
-        ),
-        returns=("encoder", "hidden"),
-    ),
-    # Outputs are normed before the gate; text and image are one stream.
-    BlockFacts(
-        block_class="ZImageTransformerBlock",
-        units=(
-            Unit("attention", "self-attention", "attention"),
-            Unit("feed_forward", "feed-forward", "feed_forward"),
-        ),
-        hidden_argument="x",
-        encoder_argument=None,
-        is_padded=True,
-    ),
-    # Of torch: each sub-block is a method, whose output is added to what was not normed.
-    BlockFacts(
-        block_class="TransformerDecoderLayer",
-        units=(
-            Unit("sa", "self-attention", "_sa_block", also=("norm1",)),
-            Unit("ca", "cross-attention", "_mha_block", also=("norm2",)),
-            Unit("ff", "feed-forward", "_ff_block", also=("norm3",)),
-        ),
-        hidden_argument="tgt",
-        encoder_argument=None,
-        pre_norm_flag="norm_first",
-        is_sum=True,
-    ),
-)
-
-_BUILT_IN_DENOISERS = (
-    DenoiserBlocks(
-        denoiser_class="FluxTransformer2DModel",
-        stages=("transformer_blocks", "single_transformer_blocks"),
-        body=("transformer_blocks", "single_transformer_blocks"),
-    ),
-    # No body: the text joins the hidden states between the lists, which changes their shape.
-    DenoiserBlocks(
-        denoiser_class="Flux2Transformer2DModel",
-        stages=("transformer_blocks", "single_transformer_blocks"),
-    ),
-    *(
-        DenoiserBlocks(
-            denoiser_class=name, stages=("transformer_blocks",), body=("transformer_blocks",)
-        )
-        for name in (
-            "SD3Transformer2DModel",
-            "PixArtTransformer2DModel",
-            "SanaTransformer2DModel",
-            "QwenImageTransformer2DModel",
-            "DiTTransformer2DModel",
-        )
-    ),
-    DenoiserBlocks(denoiser_class="WanTransformer3DModel", stages=("blocks",), body=("blocks",)),
-    # `siglip_refiner` runs in some calls only, so that its outputs may be missing: always computed.
-    DenoiserBlocks(
-        denoiser_class="ZImageTransformer2DModel",
-        stages=("noise_refiner", "context_refiner", "layers"),
-        body=("layers",),
-    ),
-    DenoiserBlocks(
-        denoiser_class="DiffusionPolicyTransformer",
-        stages=("decoder.layers",),
-        body=("decoder.layers",),
-    ),
-    # No body: skip connections lead around its parts, which differ in shape.
-    DenoiserBlocks(
-        denoiser_class="UNet2DConditionModel",
-        stages=("down_blocks", "mid_block", "up_blocks"),
-    ),
-)
-
-for _facts in _BUILT_IN_BLOCKS:
+for _facts in BUILT_IN_BLOCKS:
     declare_block(_facts)
-for _order in _BUILT_IN_DENOISERS:
+for _order in BUILT_IN_DENOISERS:
     declare_denoiser_blocks(_order)

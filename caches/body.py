@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers.hooks.hooks import ModelHook
 from torch import Tensor
 
 from caches.blocks import BlockFacts, block_facts_of, body_blocks
 from caches.graphs import between_graphs
 from caches.row_store import with_tokens
 from gensift.denoising.arguments import parameters_of
-from gensift.denoising.modules import AttachedHook, unwrapped
+from gensift.denoising.modules import AttachedHook, ForwardHook, unwrapped
 
 
 class Body:
@@ -53,8 +52,8 @@ class Body:
 
     @between_graphs
     def run(
-        self, denoise: Callable[[], Any], difference: Tensor | None = None
-    ) -> tuple[Any, Tensor | None]:
+        self, denoise: Callable[[], object], difference: Tensor | None = None
+    ) -> tuple[object, Tensor | None]:
         """Call `denoise`, with `difference` in place of what the blocks would add, if it fits.
 
         Returns:
@@ -96,7 +95,7 @@ class Body:
         self.kept = self.entered = self.left = None
 
 
-class _BlockHook(ModelHook):  # type: ignore[misc]
+class _BlockHook(ForwardHook):
     def __init__(self, body: Body, facts: BlockFacts) -> None:
         super().__init__()
         self.is_first = self.is_last = False
@@ -107,17 +106,17 @@ class _BlockHook(ModelHook):  # type: ignore[misc]
         self._parameters = parameters_of(module)
         return module
 
-    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> object:
         """Stand in for `module.forward`."""
         body, facts = self._body, self.facts
         if not body.is_running:
-            return self.fn_ref.original_forward(*args, **kwargs)
+            return self.plain_forward(*args, **kwargs)
         arguments = dict(zip(self._parameters, args, strict=False)) | kwargs
         hidden = arguments[facts.hidden_argument]
         if self.is_first:
             body.enter(hidden)
         if body.kept is None:
-            output = self.fn_ref.original_forward(*args, **kwargs)
+            output = self.plain_forward(*args, **kwargs)
             if self.is_last:
                 is_single = len(facts.returns) == 1
                 body.left = output if is_single else output[facts.returns.index("hidden")]

@@ -5,21 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from diffusers.hooks.hooks import ModelHook
 from torch import Tensor
 
-from caches.call import CachedCall, CallLedger, layout_of
+from caches.call import Batch, CachedCall, CallLedger, layout_of
 from caches.clock import StepClock
+from caches.config import CacheConfig
+from caches.fingerprint import Fingerprint, guidance_scale_of, scheduled_sigmas
 from caches.graphs import between_graphs, outside_graphs
-from caches.profile import Fingerprint, guidance_scale_of, scheduled_sigmas
 from gensift.denoising.arguments import argument_of
 from gensift.denoising.families import DenoiserFamily, family_of
-from gensift.denoising.modules import AttachedHook, ContextName, denoisers_of, hooks_on
+from gensift.denoising.modules import AttachedHook, ContextHook, denoisers_of, hooks_on
 from gensift.denoising.rows_in_call import rows_in_call
 from gensift.errors import ConfigError
+from gensift.protocols import Pipeline
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class DenoiserCache(ABC):
     def run(
         self,
         call: CachedCall,
-        given: Any,
-        denoise: Callable[[], Any],
-    ) -> Any:
+        given: Batch,
+        denoise: Callable[[], object],
+    ) -> object:
         """The denoiser's output for some rows.
 
         Args:
@@ -100,18 +101,14 @@ class DenoiserCache(ABC):
         return
 
 
-class CacheHook(ModelHook):  # type: ignore[misc]
+class CacheHook(ContextHook):
     """Hook on the root of a denoiser: finds out what call this is and lets the cache answer."""
-
-    # diffusers tells only stateful hooks the name of the context.
-    _is_stateful = True
 
     def __init__(self, cache: Cache, part: DenoiserCache) -> None:
         super().__init__()
         self.cache, self.part = cache, part
         self.ledger = CallLedger()
         self.is_off = False
-        self._context = ContextName()
 
     def initialize_hook(self, module: torch.nn.Module) -> torch.nn.Module:
         """Refuse denoisers that are not declared."""
@@ -119,9 +116,9 @@ class CacheHook(ModelHook):  # type: ignore[misc]
         return module
 
     @between_graphs
-    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def new_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> object:
         """Stand in for `module.forward`."""
-        plain = self.fn_ref.original_forward
+        plain = self.plain_forward
         if self.is_off:
             return plain(*args, **kwargs)
         given, call = self._enter(module, args, kwargs)
@@ -146,15 +143,15 @@ class CacheHook(ModelHook):  # type: ignore[misc]
 
     @outside_graphs
     def _enter(
-        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, CachedCall]:
+        self, module: torch.nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[Batch, CachedCall]:
         """The latents of a call, and what call it is."""
-        batch = argument_of(module, self._family.leading, args, kwargs)
+        batch: Batch = argument_of(module, self._family.leading, args, kwargs)
         step_index = self.cache.step_index
         if step_index is not None:
             self.cache.tell_of_differences(batch)
         rows = rows_in_call(len(batch))
-        return batch, self.ledger.enter(step_index, self._context.name, rows, layout_of(batch))
+        return batch, self.ledger.enter(step_index, self.context.name, rows, layout_of(batch))
 
 
 class Cache(ABC):
@@ -164,17 +161,26 @@ class Cache(ABC):
     row is only given what was kept of that very row one step ago; in doubt the denoiser runs.
 
     Attributes:
-        fingerprint: what it was calibrated on; None where nobody knows.
+        name: of its method.
+        config: what was calibrated; None for what only watches.
+        tally: what its parts count; anew from each time that it is attached.
     """
 
     name: ClassVar[str]
-    fingerprint: Fingerprint | None = None
+    config: CacheConfig | None
 
-    def __init__(self) -> None:
+    def __init__(self, config: CacheConfig | None = None) -> None:
+        """Make a cache for one pipeline at a time."""
+        self.config = config
         self._attached: list[AttachedHook] = []
-        self._tally = Tally()
+        self.tally = Tally()
         self._clock: StepClock | None = None
         self._is_on = False
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """What it was calibrated on; None where nobody knows."""
+        return None if self.config is None else self.config.fingerprint
 
     @property
     def is_attached(self) -> bool:
@@ -206,7 +212,7 @@ class Cache(ABC):
             )
         return self.clock.step_index if self.clock.is_running else None
 
-    def attach(self, pipe: Any) -> None:
+    def attach(self, pipe: Pipeline) -> None:
         """Put the cache on a pipeline; on failure the pipeline is as before.
 
         Raises:
@@ -221,7 +227,7 @@ class Cache(ABC):
         self.check(pipe)
         self._clock = StepClock(pipe.scheduler, on_start=self._begin, on_end=self.reset)
         self._is_on = True
-        self._pipe, self._tally, self._has_told = pipe, Tally(), False
+        self._pipe, self.tally, self._has_told = pipe, Tally(), False
         try:
             for module in denoisers:
                 hook = CacheHook(self, self.make_part(module))
@@ -263,7 +269,7 @@ class Cache(ABC):
 
     def report(self) -> CacheReport:
         """What the cache did since it was attached."""
-        tally = self._tally
+        tally = self.tally
         held = sum(hook.part.num_bytes for hook in self._hooks())
         return CacheReport(
             self.clock.runs, tally.computed, tally.reused, tally.refused, num_bytes=held
@@ -277,7 +283,7 @@ class Cache(ABC):
                 attached.remove()
                 self._attached[index] = AttachedHook(attached.module, hook, "cache")
 
-    def check(self, pipe: Any) -> None:
+    def check(self, pipe: Pipeline) -> None:
         """Refuse a pipeline that this cache is not made for."""
         if self.fingerprint is not None:
             self.fingerprint.check_pipeline(pipe)
@@ -290,7 +296,7 @@ class Cache(ABC):
     def make_part(self, module: torch.nn.Module) -> DenoiserCache:
         """The part of this cache that answers for one denoiser."""
 
-    def tell_of_differences(self, batch: Any) -> None:
+    def tell_of_differences(self, batch: Batch) -> None:
         """Warn once where a run on the latents `batch` is not what was calibrated on."""
         if self._has_told or self.fingerprint is None or not isinstance(batch[0], Tensor):
             return
@@ -316,7 +322,7 @@ class Cache(ABC):
         return [attached.hook for attached in self._attached]
 
 
-def cache_of(pipe: Any) -> Cache | None:
+def cache_of(pipe: Pipeline) -> Cache | None:
     """The cache that is on a pipeline now, or None."""
     for module in denoisers_of(pipe):
         for hook in hooks_on(module):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 from torch import Tensor
 
 from gensift.denoising.rows_in_call import RowsInCall, WholeCall
+
+Batch: TypeAlias = Tensor | Sequence[object]
+"""Latents as a denoiser takes them: a tensor `(rows, ...)`, or a list with an entry per row."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,14 @@ class CallLedger:
         return next(number for number, known in enumerate(calls) if known is call)
 
 
-def layout_of(batch: Any) -> Hashable:
+def layout_of(batch: Batch) -> Hashable:
     """Shape, type and device of the rows of a batch: a tensor, or a list with an entry per row."""
     if isinstance(batch, Tensor):
         return batch.shape[1:], batch.dtype, batch.device
     return frozenset(map(_layout_of_row, batch))
 
 
-def _layout_of_row(row: Any) -> Hashable:
+def _layout_of_row(row: object) -> Hashable:
     # Z-Image with pictures as further input gives several tensors per row.
     if isinstance(row, list | tuple):
         return tuple(map(_layout_of_row, row))

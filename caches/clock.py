@@ -6,10 +6,11 @@ import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import MethodType
-from typing import Any
 
+from gensift.denoising.copies import leave_out_of_copies, without_attribute
 from gensift.denoising.observer import StepEvent, observe_scheduler
 from gensift.errors import ConfigError
+from gensift.protocols import Scheduler
 
 
 class StepClock:
@@ -22,7 +23,7 @@ class StepClock:
     """
 
     def __init__(
-        self, scheduler: Any, on_start: Callable[[], None], on_end: Callable[[], None]
+        self, scheduler: Scheduler, on_start: Callable[[], None], on_end: Callable[[], None]
     ) -> None:
         """Follow `scheduler`.
 
@@ -46,7 +47,10 @@ class StepClock:
         self._stack = ExitStack()
         self._stack.enter_context(observe_scheduler(scheduler, self._advance))
         self._own_step = vars(scheduler)["step"]
-        scheduler.set_timesteps = MethodType(_told(self), scheduler)
+        vars(scheduler)["set_timesteps"] = MethodType(_told(self), scheduler)
+        self._stack.callback(
+            leave_out_of_copies(scheduler, without_attribute(scheduler, "set_timesteps"))
+        )
 
     @property
     def step_index(self) -> int:
@@ -91,7 +95,7 @@ def _told(clock: StepClock) -> Callable[..., None]:
     plain = type(clock.scheduler).set_timesteps
 
     @functools.wraps(plain)
-    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
+    def set_timesteps(self: Scheduler, *args: object, **kwargs: object) -> None:
         plain(self, *args, **kwargs)
         # A deep copy carries this method too, but it is another scheduler.
         if self is clock.scheduler:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from caches.cache import Cache, cache_of
-from caches.profile import read_profile
-from caches.registry import CACHES
+from caches.config import CacheConfig
+from caches.profile import read_config, read_profile
+from caches.registry import CACHES, method_of
 from gensift.errors import ConfigError
 from gensift.pipelines.loading import model_folder_of
+from gensift.protocols import Pipeline
 
 PROFILES = "caches"
 """Folder of the profiles in a model's folder."""
 
 
-def enable_cache(pipe: Any, cache: str | Path | Any) -> Cache:
+def enable_cache(pipe: Pipeline, cache: str | Path | CacheConfig) -> Cache:
     """Let a calibrated cache answer some of a pipeline's denoiser evaluations, until disabled.
 
         gensift.enable_cache(pipe, "profile.json")
@@ -40,7 +41,7 @@ def enable_cache(pipe: Any, cache: str | Path | Any) -> Cache:
     return made
 
 
-def disable_cache(pipe: Any) -> None:
+def disable_cache(pipe: Pipeline) -> None:
     """Take the cache off a pipeline, which is then as it was before.
 
     Raises:
@@ -52,10 +53,10 @@ def disable_cache(pipe: Any) -> None:
     cache.detach()
 
 
-def make_cache(pipe: Any, cache: str | Path | Any) -> Cache:
+def make_cache(pipe: Pipeline, cache: str | Path | CacheConfig) -> Cache:
     """The cache that `enable_cache` would attach; see there."""
     if not isinstance(cache, str | Path):
-        return _of_config(cache)
+        return method_of(cache)(cache)
     if isinstance(cache, str) and cache in CACHES.names():
         path = profile_of_model(pipe, cache)
     else:
@@ -65,12 +66,11 @@ def make_cache(pipe: Any, cache: str | Path | Any) -> Cache:
                 f"Cache {str(cache)!r} is neither a profile file nor one of "
                 f"{', '.join(CACHES.names())}; make a profile with `gensift calibrate`."
             )
-    kind: Any = CACHES.get(read_profile(path).cache)
-    made: Cache = kind(kind.config_class.from_file(path))
-    return made
+    method = CACHES.get(read_profile(path).cache)
+    return method(read_config(path, method.name, method.config_class))
 
 
-def profile_of_model(pipe: Any, name: str) -> Path:
+def profile_of_model(pipe: Pipeline, name: str) -> Path:
     """The profile of the cache `name` in the folder of the pipeline's model.
 
     Raises:
@@ -84,15 +84,3 @@ def profile_of_model(pipe: Any, name: str) -> Path:
             f"{name}` and give its file."
         )
     return path
-
-
-def _of_config(config: Any) -> Cache:
-    for name in CACHES.names():
-        kind: Any = CACHES.get(name)
-        if isinstance(config, kind.config_class):
-            made: Cache = kind(config)
-            return made
-    raise ConfigError(
-        f"{type(config).__name__} is no cache config; give a profile file, a config of one of "
-        f"{', '.join(CACHES.names())}, or such a name."
-    )

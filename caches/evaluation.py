@@ -5,16 +5,17 @@ from __future__ import annotations
 import inspect
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from caches.cache import Cache
-from caches.profile import guidance_scale_of
+from caches.fingerprint import guidance_scale_of
+from caches.options import Prompts
 from gensift.pipelines.loading import call_defaults
+from gensift.protocols import CallArguments, Pipeline
 from gensift.randomness import candidate_seed, make_generators
 
 
@@ -57,8 +58,8 @@ class Denoising:
         seed: base of the seeds.
     """
 
-    pipe: Any
-    arguments: Mapping[str, Any]
+    pipe: Pipeline
+    arguments: CallArguments
     batch_prompts: int = 4
     seed: int = 0
 
@@ -69,7 +70,7 @@ class Denoising:
 
     def run(
         self,
-        prompts: Sequence[Any],
+        prompts: Prompts,
         cache: Cache | None = None,
         *,
         on_batch: Callable[[int, int], None] = lambda first, count: None,
@@ -89,7 +90,7 @@ class Denoising:
             if cache is not None:
                 cache.detach()
 
-    def compare(self, prompts: Sequence[Any], cache: Cache) -> tuple[float, float]:
+    def compare(self, prompts: Prompts, cache: Cache) -> tuple[float, float]:
         """Error of cached runs, and the speed-up: batch by batch, so that both see one machine."""
         errors, speedups = [], []
         for first in range(0, len(prompts), self.batch_prompts):
@@ -100,7 +101,7 @@ class Denoising:
             speedups.append(uncached.seconds / cached.seconds)
         return sum(errors) / len(prompts), statistics.median(speedups)
 
-    def _run(self, prompts: Sequence[Any], on_batch: Callable[[int, int], None]) -> Outcome:
+    def _run(self, prompts: Prompts, on_batch: Callable[[int, int], None]) -> Outcome:
         parts: list[Tensor] = []
         start = now()
         for first in range(0, len(prompts), self.batch_prompts):
@@ -114,7 +115,7 @@ class Denoising:
         """Argument of the pipeline's call that prompts are for: the first, whatever its name."""
         return next(iter(inspect.signature(self.pipe.__call__).parameters))
 
-    def _latents(self, prompts: list[Any], first: int) -> Tensor:
+    def _latents(self, prompts: list[object], first: int) -> Tensor:
         seeds = [candidate_seed(self.seed, first + i, 0) for i in range(len(prompts))]
         arguments = call_defaults(self.pipe) | dict(self.arguments) | {"output_type": "latent"}
         with torch.no_grad():

@@ -21,9 +21,10 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
+from apps.commands.calibrate import CONFIGS as CALIBRATE_CONFIGS
+from apps.commands.calibrate import NAMES as CALIBRATE_NAMES
 from apps.commands.calibrate import PANELS as CALIBRATE_PANELS
-from apps.commands.calibrate import CalibrateOptions
-from apps.commands.command_line import flag
+from apps.commands.command_line import flag, rows_by_name
 from apps.jobs.options import NAMES, PANELS, GenerateOptions
 from apps.training.bfm.options import BFMTraining
 from apps.web.options import PANELS as APP_PANELS
@@ -56,17 +57,26 @@ def cli(command: str) -> str:
     """Options of a command, in the order of its help."""
     known: dict[str, tuple[Any, Any, Any]] = {
         "generate": (GenerateOptions, PANELS, NAMES),
-        "calibrate": (CalibrateOptions, CALIBRATE_PANELS, {}),
+        "calibrate": (CALIBRATE_CONFIGS, CALIBRATE_PANELS, CALIBRATE_NAMES),
         "app": (AppOptions, APP_PANELS, {}),
     }
-    cls, panels, names = known[command]
-    rows = {row.name: row for row in describe(cls)}
+    configs, panels, names = known[command]
+    rows = rows_by_name(configs)
     lines = [
-        [", ".join(f"`{n}`" for n in names.get(field, (flag(field),))), rows[field].help]
-        for fields in panels.values()
+        [
+            ", ".join(f"`{n}`" for n in names.get(field, (flag(field),))),
+            _owner(panel) + rows[field].help,
+        ]
+        for panel, fields in panels.items()
         for field in fields
     ]
     return table(["option", "meaning"], lines)
+
+
+def _owner(panel: str) -> str:
+    """Whose options those of a panel are, where only one of several things has them."""
+    _, is_owned, owner = panel.partition("Options of ")
+    return f"of {owner}: " if is_owned else ""
 
 
 RELATIONS = {"=": "", ">": "over ", "<": "under "}

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import tomllib
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from gensift.conversion import (
     strict_json,
     type_text,
 )
-from gensift.errors import ConfigError, nearest_hint
+from gensift.errors import ConfigError, RenamedWarning, nearest_hint
 from gensift.files import write_atomically
 
 Config = TypeVar("Config")
@@ -44,10 +45,12 @@ def option(
     maximum: float | None = None,
     choices: Sequence[Any] | None = None,
     unit: str | None = None,
+    formerly: str | None = None,
 ) -> Any:
     """Declare a config field with its help text and bounds; without `default` it is required.
 
     `minimum` and `maximum` are inclusive; on a list, bounds and choices hold for each element.
+    `formerly` is an older name of the field, still taken in mappings and texts with a warning.
     """
     metadata = {
         "help": help,
@@ -55,6 +58,7 @@ def option(
         "maximum": maximum,
         "choices": None if choices is None else tuple(choices),
         "unit": unit,
+        "formerly": formerly,
     }
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
@@ -101,6 +105,7 @@ def from_dict(cls: type[Config], mapping: Mapping[str, Any]) -> Config:
         ConfigError: naming every unknown key (with the nearest known one), missing key, wrong
             type and value out of bounds.
     """
+    mapping = {_present_name(cls, key): value for key, value in mapping.items()}
     hints = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     problems = [_unknown(key, fields) for key in mapping if key not in fields]
@@ -114,6 +119,19 @@ def from_dict(cls: type[Config], mapping: Mapping[str, Any]) -> Config:
     if problems:
         raise ConfigError.from_problems(cls.__name__, problems)
     return cls(**values)
+
+
+def _present_name(cls: type[Any], key: str) -> str:
+    """The name of a field by any of its names; the older ones with a warning."""
+    for field in dataclasses.fields(cls):
+        if field.metadata.get("formerly") == key:
+            warnings.warn(
+                f"`{key}` is called `{field.name}` now; the old name will go.",
+                RenamedWarning,
+                stacklevel=3,
+            )
+            return field.name
+    return key
 
 
 def ready_or_fields(cls: type[Config], config: Config | None, fields: Mapping[str, Any]) -> Config:
@@ -217,7 +235,7 @@ def parse_overrides(pairs: Iterable[str], cls: type[Any]) -> dict[str, Any]:
     problems: list[str] = []
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        key = key.strip().replace("-", "_")
+        key = _present_name(cls, key.strip().replace("-", "_"))
         if not equals or not key:
             problems.append(f"{pair!r} is no override; write key=value")
             continue
@@ -290,6 +308,7 @@ class OptionRow:
     maximum: float | None = None
     choices: tuple[Any, ...] | None = None
     unit: str | None = None
+    formerly: str | None = None
 
 
 def describe(cls: type[Any]) -> list[OptionRow]:

@@ -46,6 +46,10 @@ class PluginError(GensiftError, TypeError):
     """A registered object is not of the kind its registry holds."""
 
 
+class RenamedWarning(DeprecationWarning):
+    """A name was used that another has replaced; it still works, and commands say so."""
+
+
 class UnsupportedPipelineError(GensiftError, TypeError):
     """A pipeline lacks what a sampler or cache needs from it."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -10,6 +10,19 @@ JsonObject: TypeAlias = dict[str, Any]
 
 CallArguments: TypeAlias = Mapping[str, Any]
 """Keyword arguments of a pipeline's own call; which they are only the pipeline knows."""
+
+
+Arguments: TypeAlias = dict[str, Any]
+"""Keyword arguments of a call by name, while they are put together."""
+
+PipelineOutput: TypeAlias = Any
+"""What a pipeline returns: a tuple or an output dataclass, samples first."""
+
+Sample: TypeAlias = Any
+"""One sample, as the pipeline returned it: a picture, a tensor, a text, an episode."""
+
+AnyFunction: TypeAlias = Callable[..., Any]
+"""A function that is not ours, called with whatever it is given."""
 
 
 class Pipeline(Protocol):
@@ -31,6 +44,9 @@ class Pipeline(Protocol):
 class Scheduler(Protocol):
     """A diffusers scheduler: the timesteps of a denoising loop, and the step between two."""
 
+    timesteps: Any
+    """The scheduler's own time values of a loop, falling: a tensor `(steps,)`."""
+
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """Lay out the timesteps of a loop."""
         ...
@@ -40,5 +56,5 @@ class Scheduler(Protocol):
         ...
 
     def __getattr__(self, name: str) -> Any:
-        """`timesteps`, `sigmas`, `config` and what else the class has."""
+        """`sigmas`, `config` and what else the class has."""
         ...

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, overload
 
 from gensift.errors import (
     DuplicateNameError,
@@ -92,6 +92,10 @@ class Registry(Generic[T]):
         self._read_entry_points()
         return sorted(self._targets)
 
+    def own_names(self) -> list[str]:
+        """Names registered so far by code alone, sorted; entry points are not read for it."""
+        return sorted(self._targets)
+
     def about(self, name: str) -> Mapping[str, str]:
         """What was registered beside the object, read without importing it.
 
@@ -130,17 +134,8 @@ class Registry(Generic[T]):
         return found
 
     def _import(self, name: str, target: str) -> T:
-        module_name, _, attribute = target.partition(":")
-        try:
-            if not attribute:
-                raise ImportError("expected 'module:attribute'")
-            module = importlib.import_module(module_name)
-            return cast(T, reduce(getattr, attribute.split("."), module))
-        except (ImportError, AttributeError) as error:
-            raise MissingExtraError(
-                f"The {self.kind} {name!r} is registered as {target!r}, which cannot be imported "
-                f"({error}); install what is missing or correct the registration."
-            ) from error
+        found: T = import_target(target, f"The {self.kind} {name!r}")
+        return found
 
     def _read_entry_points(self) -> None:
         if self._has_read_entry_points:
@@ -152,6 +147,24 @@ class Registry(Generic[T]):
             self.register(entry.name, f"{entry.module}:{entry.attr}", **_about_distribution(entry))
         # Set last: a clash between two installed packages is reported on every look-up.
         self._has_read_entry_points = True
+
+
+def import_target(target: str, what: str) -> Any:
+    """The object that a lazy `"module:attribute"` names; `what` it is, for messages.
+
+    Raises:
+        MissingExtraError: it cannot be imported.
+    """
+    module_name, _, attribute = target.partition(":")
+    try:
+        if not attribute:
+            raise ImportError("expected 'module:attribute'")
+        return reduce(getattr, attribute.split("."), importlib.import_module(module_name))
+    except (ImportError, AttributeError) as error:
+        raise MissingExtraError(
+            f"{what} is registered as {target!r}, which cannot be imported ({error}); install what "
+            "is missing or correct the registration."
+        ) from error
 
 
 def _about_distribution(entry: EntryPoint) -> dict[str, str]:

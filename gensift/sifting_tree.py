@@ -11,12 +11,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from gensift.trace import PromptTrace, Stage
+from gensift.canvas import Canvas, Disc, Line, Picture, Point, Rectangle, Text, curve
+from gensift.stages import PromptTrace, Stage
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
@@ -32,7 +32,8 @@ THUMBNAIL_PIXELS = 256
 FRAME_MARGIN = 0.05
 SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 
-INK, MUTED, FAINT, PAPER = "#1d2330", "#7c8496", "#c3c9d6", "#ffffff"
+LINK_LAYER, WINNER_LINK_LAYER = 1.0, 2.0
+INK, MUTED, FAINT, PALE, PAPER = "#1d2330", "#7c8496", "#c3c9d6", "#f5f6f9", "#ffffff"
 GOLD, CROSS = "#dd9a00", "#b3261e"
 LOW, HIGH = (0.90, 0.93, 0.98), (0.16, 0.36, 0.66)  # RGB of the lowest and highest score
 
@@ -79,25 +80,31 @@ class _Row:
         return self.top + self.height + self.font / 72 * 1.7
 
 
-def draw(prompts: Sequence[PromptTrace], images: Sequence[Mapping[int, Image]]) -> Figure:
-    """Return the figure with one panel per prompt; more than `MAX_PANELS` are only counted."""
-    from matplotlib.figure import Figure
+def draw(prompts: Sequence[PromptTrace], images: Sequence[Mapping[int, Image]]) -> Canvas:
+    """Return the tree with one panel per prompt; more than `MAX_PANELS` are only counted.
 
+    `images` holds, per prompt, the finished pictures by candidate index.
+    """
     panels, y = [], 0.0
     for number, prompt in enumerate(prompts[:MAX_PANELS]):
         finals = images[number] if number < len(images) else {}
         rows = _layout(prompt, finals, y + HEAD)
         panels.append((prompt, rows, y))
         y = (rows[-1].bottom if rows else y + HEAD) + PANEL_GAP
-    height = y + FOOT
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=PAPER)
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    canvas = Canvas(WIDTH, y + FOOT, PAPER)
     for prompt, rows, top in panels:
-        _draw_panel(axes, prompt, rows, top)
-    _draw_legend(axes, y, len(prompts) - len(panels))
-    # Set last, because imshow moves them; one data unit is one inch, y pointing down.
-    axes.set_xlim(0, WIDTH)
-    axes.set_ylim(height, 0)
+        _draw_panel(canvas, prompt, rows, top)
+    _draw_legend(canvas, y, len(prompts) - len(panels))
+    return canvas
+
+
+def show(picture: Image) -> Figure:
+    """Return a matplotlib figure that holds a painted tree and nothing else."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(picture.width / DPI, picture.height / DPI), dpi=DPI)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.imshow(picture, aspect="auto", interpolation="none")
     axes.axis("off")
     return figure
 
@@ -137,19 +144,19 @@ def _shown(stage: Stage, priority: Sequence[int]) -> list[int]:
     return kept[: MAX_COLUMNS - room] + dropped[:room]
 
 
-def _draw_panel(axes: Axes, prompt: PromptTrace, rows: Sequence[_Row], top: float) -> None:
+def _draw_panel(canvas: Canvas, prompt: PromptTrace, rows: Sequence[_Row], top: float) -> None:
     title = " ".join(prompt.prompt.split()) or "(empty prompt)"
     wrapped = "\n".join(textwrap.wrap(title, 78, max_lines=2, placeholder=" …"))
     middle = top + HEAD * 0.42
-    _text(axes, 0.35, middle, wrapped, size=13, weight="bold", ha="left", va="center")
-    _text(axes, WIDTH - RIGHT, middle, _summary(prompt), color=MUTED, ha="right", va="center")
+    _label(canvas, (0.35, middle), wrapped, color=INK, size=13, bold=True)
+    _label(canvas, (WIDTH - RIGHT, middle), _summary(prompt), horizontal="right")
     for (upper, lower), line in zip(pairwise(rows), pairwise(_lineage(prompt)), strict=True):
-        _draw_links(axes, upper, lower, prompt, line)
+        _draw_links(canvas, upper, lower, prompt, line)
     for row in rows:
         is_final = row is rows[-1]
-        _draw_stage_label(axes, row)
+        _draw_stage_label(canvas, row)
         for candidate in row.shown:
-            _draw_candidate(axes, row, candidate, is_final and candidate == prompt.winner)
+            _draw_candidate(canvas, row, candidate, is_final and candidate == prompt.winner)
 
 
 def _lineage(prompt: PromptTrace) -> list[int | None]:
@@ -177,7 +184,7 @@ def _summary(prompt: PromptTrace) -> str:
     return f"winner #{winner} of {len(prompt.seeds)}{seed}"
 
 
-def _draw_stage_label(axes: Axes, row: _Row) -> None:
+def _draw_stage_label(canvas: Canvas, row: _Row) -> None:
     stage = row.stage
     unit = "step" if stage.grid is None else "scale"
     name = "final" if stage.is_final else f"{unit} {stage.step_index + 1}"
@@ -194,9 +201,17 @@ def _draw_stage_label(axes: Axes, row: _Row) -> None:
         lines.append(f"{hidden} not shown")
     middle = row.top + row.height / 2
     block = 0.155 * (len(lines) + 1)
-    _text(axes, 0.35, middle - block / 2, name, size=10, weight="bold", ha="left")
-    body = middle - block / 2 + 0.19
-    _text(axes, 0.35, body, "\n".join(lines), size=8, color=MUTED, ha="left", linespacing=1.35)
+    top = middle - block / 2
+    canvas.add(Text(at=(0.35, top), text=name, color=INK, size=10, bold=True, horizontal="left"))
+    canvas.add(
+        Text(
+            at=(0.35, top + 0.19),
+            text="\n".join(lines),
+            color=MUTED,
+            horizontal="left",
+            line_spacing=1.35,
+        )
+    )
 
 
 def _links(upper: _Row, lower: _Row, prompt: PromptTrace) -> list[tuple[int, int]]:
@@ -213,104 +228,123 @@ def _links(upper: _Row, lower: _Row, prompt: PromptTrace) -> list[tuple[int, int
 
 
 def _draw_links(
-    axes: Axes,
+    canvas: Canvas,
     upper: _Row,
     lower: _Row,
     prompt: PromptTrace,
     line: tuple[int | None, int | None],
 ) -> None:
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-
     for above, below in _links(upper, lower, prompt):
         is_winner = (above, below) == line
         start = (upper.x(above), upper.bottom + 0.03)
         end = (lower.x(below), lower.top - 0.05)
-        half = (start[1] + end[1]) / 2
-        points = [start, (start[0], half), (end[0], half), end]
-        path = Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
         color, width = (GOLD, 2.2) if is_winner else (FAINT, 1.3)
-        style = {"edgecolor": color, "linewidth": width, "zorder": 2.0 if is_winner else 1.0}
-        axes.add_patch(PathPatch(path, fill=False, capstyle="round", **style))
+        layer = WINNER_LINK_LAYER if is_winner else LINK_LAYER
+        canvas.add(Line(points=curve(start, end), color=color, width=width, layer=layer))
 
 
-def _draw_candidate(axes: Axes, row: _Row, candidate: int, is_winner: bool) -> None:
+def _draw_candidate(canvas: Canvas, row: _Row, candidate: int, is_winner: bool) -> None:
     is_kept = candidate in row.stage.kept
     x, score = row.x(candidate), row.stage.combined[row.stage.alive.index(candidate)]
     left = x - row.width / 2
     image = row.images.get(candidate)
     if image is not None:
-        _draw_picture(axes, row, image, left, is_kept)
+        _draw_picture(canvas, row, image, left, is_kept)
     else:
-        _draw_box(axes, row, candidate, left, is_kept)
+        _draw_box(canvas, row, candidate, left, is_kept)
     if is_winner:
-        _draw_frame(axes, row, left)
+        _draw_frame(canvas, row, left)
     if not is_kept:
-        _draw_cross(axes, left + row.width, row.top, row.size)
-    color, weight = (INK, "bold") if is_winner else (INK if is_kept else MUTED, "normal")
+        _draw_cross(canvas, left + row.width, row.top, row.size)
+    color = INK if is_kept else MUTED
     below = row.top + row.height + row.font / 72 * 0.45 + FRAME_MARGIN * is_winner
-    _text(axes, x, below, _score_text(score), size=row.font, color=color, weight=weight)
+    text = _score_text(score)
+    canvas.add(Text(at=(x, below), text=text, color=color, size=row.font, bold=is_winner))
 
 
-def _draw_picture(axes: Axes, row: _Row, image: Image, left: float, is_kept: bool) -> None:
+def _draw_picture(canvas: Canvas, row: _Row, image: Image, left: float, is_kept: bool) -> None:
     picture = image.convert("RGB" if is_kept else "L").convert("RGB")
     picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     # Fitted into the box, so that a picture of another shape than the first keeps its own.
     scale = min(row.width / picture.width, row.height / picture.height)
     width, height = picture.width * scale, picture.height * scale
     x, y = left + (row.width - width) / 2, row.top + (row.height - height) / 2
-    box = (x, x + width, y + height, y)
-    alpha = 1.0 if is_kept else 0.4
-    axes.imshow(picture, extent=box, interpolation="bicubic", aspect="auto", alpha=alpha, zorder=3)
-    _rectangle(axes, x, y, width, height, edgecolor=FAINT, linewidth=0.7, fill=False, zorder=4)
+    box = (x, y, x + width, y + height)
+    canvas.add(Picture(box=box, image=picture, opacity=1.0 if is_kept else 0.4))
+    canvas.add(Rectangle(box=box, outline=FAINT, width=0.7, layer=4))
 
 
-def _draw_box(axes: Axes, row: _Row, candidate: int, left: float, is_kept: bool) -> None:
-    shade = _shade(row.stage.combined[row.stage.alive.index(candidate)], row.stage.combined)
-    fill = tuple(low + (high - low) * shade for low, high in zip(LOW, HIGH, strict=True))
-    style: dict[str, Any] = {"facecolor": fill, "edgecolor": "none", "zorder": 3}
-    color = PAPER if shade > 0.4 else INK
-    if not is_kept:
-        style |= {"facecolor": "#f5f6f9", "edgecolor": FAINT, "linestyle": (0, (3, 2))}
+def _draw_box(canvas: Canvas, row: _Row, candidate: int, left: float, is_kept: bool) -> None:
+    box = (left, row.top, left + row.width, row.top + row.height)
+    rounding = 0.08 * row.size
+    if is_kept:
+        shade = _shade(row.stage.combined[row.stage.alive.index(candidate)], row.stage.combined)
+        color = PAPER if shade > 0.4 else INK
+        canvas.add(Rectangle(box=box, fill=_tint(shade), rounding=rounding, layer=3))
+    else:
         color = MUTED
-    _rectangle(axes, left, row.top, row.width, row.height, rounding=0.08 * row.size, **style)
+        dropped = Rectangle(
+            box=box, fill=PALE, outline=FAINT, rounding=rounding, dashes=(3, 2), layer=3
+        )
+        canvas.add(dropped)
     size = min(max(row.size * 13, 7.0), 14.0)
-    x, y = left + row.width / 2, row.top + row.height / 2
-    _text(axes, x, y, f"#{candidate}", size=size, color=color, va="center")
+    middle = left + row.width / 2, row.top + row.height / 2
+    canvas.add(Text(at=middle, text=f"#{candidate}", color=color, size=size, vertical="center"))
 
 
-def _draw_frame(axes: Axes, row: _Row, left: float) -> None:
+def _draw_frame(canvas: Canvas, row: _Row, left: float) -> None:
     margin = min(FRAME_MARGIN, row.size * (PITCH - 1) / 2)
-    width, height = row.width + 2 * margin, row.height + 2 * margin
-    style = {"edgecolor": GOLD, "linewidth": 3.0, "fill": False, "zorder": 6}
-    _rectangle(axes, left - margin, row.top - margin, width, height, rounding=0.05, **style)
+    right, bottom = left + row.width + margin, row.top + row.height + margin
+    box = (left - margin, row.top - margin, right, bottom)
+    canvas.add(Rectangle(box=box, outline=GOLD, width=3.0, rounding=0.05, layer=6))
 
 
-def _draw_cross(axes: Axes, x: float, y: float, size: float) -> None:
-    from matplotlib.patches import Circle
-
+def _draw_cross(canvas: Canvas, x: float, y: float, size: float) -> None:
     radius = min(max(0.12 * size, 0.07), 0.11)
     x, y = x - radius * 0.6, y + radius * 0.6  # inside the corner, clear of a neighbour's frame
-    circle = Circle((x, y), radius, facecolor=PAPER, edgecolor=CROSS, linewidth=0.9, zorder=7)
-    axes.add_patch(circle)
+    canvas.add(Disc(centre=(x, y), radius=radius, fill=PAPER, outline=CROSS, width=0.9))
     arm = radius * 0.42
     for slope in (-1, 1):
-        ys = (y - slope * arm, y + slope * arm)
-        axes.plot((x - arm, x + arm), ys, color=CROSS, linewidth=1.2, zorder=8)
+        ends = (x - arm, y - slope * arm), (x + arm, y + slope * arm)
+        canvas.add(Line(points=ends, color=CROSS, width=1.2))
 
 
-def _draw_legend(axes: Axes, top: float, hidden_prompts: int) -> None:
+def _draw_legend(canvas: Canvas, top: float, hidden_prompts: int) -> None:
     y = top + FOOT * 0.35
-    _draw_cross(axes, 0.46, y - 0.042, 0.0)
-    _text(axes, 0.58, y, "sifted out", color=MUTED, ha="left", va="center")
-    _rectangle(axes, 1.42, y - 0.07, 0.14, 0.14, edgecolor=GOLD, linewidth=2.0, fill=False)
-    _text(axes, 1.64, y, "winner", color=MUTED, ha="left", va="center")
-    _text(
-        axes, 2.25, y, "number below: score, higher is better", color=MUTED, ha="left", va="center"
-    )
+    _draw_cross(canvas, 0.46, y - 0.042, 0.0)
+    _label(canvas, (0.58, y), "sifted out")
+    box = (1.42, y - 0.07, 1.42 + 0.14, y + 0.07)
+    canvas.add(Rectangle(box=box, outline=GOLD, width=2.0))
+    _label(canvas, (1.64, y), "winner")
+    _label(canvas, (2.25, y), "number below: score, higher is better")
     if hidden_prompts > 0:
         more = f"{hidden_prompts} more prompts not shown"
-        _text(axes, WIDTH - RIGHT, y, more, color=MUTED, ha="right", va="center")
+        _label(canvas, (WIDTH - RIGHT, y), more, horizontal="right")
+
+
+def _label(
+    canvas: Canvas,
+    at: Point,
+    text: str,
+    *,
+    color: str = MUTED,
+    size: float = 8.0,
+    bold: bool = False,
+    horizontal: Literal["left", "right"] = "left",
+) -> None:
+    """Lines of text whose middle is at `at`."""
+    canvas.add(
+        Text(
+            at=at,
+            text=text,
+            color=color,
+            size=size,
+            bold=bold,
+            horizontal=horizontal,
+            vertical="center",
+            line_spacing=1.2,
+        )
+    )
 
 
 def _shade(score: float, scores: Sequence[float]) -> float:
@@ -320,22 +354,12 @@ def _shade(score: float, scores: Sequence[float]) -> float:
     return (score - min(finite)) / (max(finite) - min(finite))
 
 
+def _tint(shade: float) -> str:
+    pairs = zip(LOW, HIGH, strict=True)
+    return "#" + "".join(f"{round(255 * (low + (high - low) * shade)):02x}" for low, high in pairs)
+
+
 def _score_text(score: float) -> str:
     if not math.isfinite(score):
         return "NaN" if math.isnan(score) else str(score)
     return f"{score:.2f}" if 0.01 <= abs(score) < 100 or score == 0 else f"{score:.2g}"
-
-
-def _rectangle(
-    axes: Axes, x: float, y: float, width: float, height: float, rounding: float = 0.0, **style: Any
-) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
-    shape = f"round,pad=0,rounding_size={rounding}" if rounding else "square,pad=0"
-    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, **style))
-
-
-def _text(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
-    defaults: dict[str, Any] = {"size": 8.0, "color": INK, "ha": "center", "va": "top"}
-    # A dollar sign in a prompt is no formula.
-    axes.text(x, y, text, parse_math=False, zorder=9, **(defaults | style))

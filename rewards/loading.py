@@ -119,7 +119,10 @@ def read_checkpoint(file: str) -> dict[str, Tensor]:
 def load_strictly(
     module: nn.Module, state: Mapping[str, Tensor], file: str, unused: tuple[str, ...] = ()
 ) -> None:
-    """Give `module` the tensors of a checkpoint, as they are; each must fit.
+    """Give `module` copies of the tensors of a checkpoint, of their dtypes; each must fit.
+
+    Copies, because a tensor read from a file lies in memory wherever the file has it, and kernels
+    add up in another order at other alignments: equal weights elsewhere would score otherwise.
 
     Args:
         module: may be on the device "meta".
@@ -145,7 +148,7 @@ def load_strictly(
             f"Checkpoint {file!r} holds {extra[0]!r}, which the model does not; give one of this "
             "very model."
         )
-    module.load_state_dict({key: state[key] for key in own}, assign=True)
+    module.load_state_dict({key: state[key].clone() for key in own}, assign=True)
 
 
 def load_clip(source: str, *, allow_pickle: bool = False) -> Any:

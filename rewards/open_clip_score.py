@@ -176,7 +176,7 @@ def load_clip_score(
 def create_open_clip(
     model: str, pretrained: str, device: str, precision: str, allow_pickle: bool
 ) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
-    """The model, with its weights, and its tokenizer."""
+    """The model, with its weights, and its tokenizer: texts to ids, int64 `(texts, length)`."""
     import open_clip
 
     if model not in open_clip.list_models() and Path(model).is_dir():

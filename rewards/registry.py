@@ -18,15 +18,51 @@ if TYPE_CHECKING:
 
 # What is registered are loaders: `loader(*, device, **options) -> Reward`.
 REWARDS: Registry[Callable[..., Reward]] = Registry("reward", "gensift.rewards")
-REWARDS.register("aesthetic", "rewards.aesthetic:load_aesthetic")
-REWARDS.register("clip-score", "rewards.open_clip_score:load_clip_score")
-REWARDS.register("countdown", "rewards.countdown:load_countdown")
-REWARDS.register("hpsv2", "rewards.hpsv2:load_hpsv2")
-REWARDS.register("hpsv2.1", "rewards.hpsv2:load_hpsv21")
-REWARDS.register("imagereward", "rewards.imagereward:load_imagereward")
-REWARDS.register("pickscore", "rewards.pickscore:load_pickscore")
-REWARDS.register("shapes-clip", "rewards.shapes:shapes_clip")
-REWARDS.register("shapes-verifier", "rewards.shapes:shapes_verifier")
+REWARDS.register(
+    "aesthetic",
+    "rewards.aesthetic:load_aesthetic",
+    summary="How pleasing a picture is, about 1 to 10; prompts are not looked at.",
+)
+REWARDS.register(
+    "clip-score",
+    "rewards.open_clip_score:load_clip_score",
+    summary="Cosine of an open_clip model's image and text features.",
+)
+REWARDS.register(
+    "countdown",
+    "rewards.countdown:load_countdown",
+    summary="Whether an answer solves the Countdown problem of its prompt: 1 or 0.",
+)
+REWARDS.register(
+    "hpsv2",
+    "rewards.hpsv2:load_hpsv2",
+    summary="HPS v2, how people would rank pictures of a prompt; a cosine of about 0.27.",
+)
+REWARDS.register(
+    "hpsv2.1",
+    "rewards.hpsv2:load_hpsv21",
+    summary="HPS v2.1, trained on more choices than v2; a cosine of about 0.27.",
+)
+REWARDS.register(
+    "imagereward",
+    "rewards.imagereward:load_imagereward",
+    summary="ImageReward v1.0, human preference, standardised: about -2.3 to 2.1.",
+)
+REWARDS.register(
+    "pickscore",
+    "rewards.pickscore:load_pickscore",
+    summary="PickScore, human choices between pictures of a prompt; typically 18 to 25.",
+)
+REWARDS.register(
+    "shapes-clip",
+    "rewards.shapes:shapes_clip",
+    summary="Cosine of a Shapes picture and its prompt, by the zoo's own CLIP.",
+)
+REWARDS.register(
+    "shapes-verifier",
+    "rewards.shapes:shapes_verifier",
+    summary="Whether a Shapes picture holds exactly what its prompt names, in parts up to 1.",
+)
 
 
 def load_reward(

@@ -235,7 +235,10 @@ class SamplerBase(ABC, Generic[ConfigT, PlanT]):
         Raises:
             ConfigError: there is none, or one is no text or empty.
         """
-        texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+        is_list = isinstance(prompts, Sequence)
+        texts = (prompts,) if isinstance(prompts, str) else tuple(prompts) if is_list else ()
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise ConfigError(f"`prompts` is {prompts!r}; give at least one text, none empty.")
+            raise ConfigError(
+                f"`prompts` is {repr(prompts)[:120]}; give a text or a list of texts, none empty."
+            )
         return texts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from apps.commands.command_line import collect, takes_options_of
 from apps.jobs.job import check_output
 from apps.web.options import PANELS, AppOptions
@@ -11,7 +9,7 @@ from gensift.config import from_dict
 
 
 @takes_options_of(AppOptions, PANELS, {})
-def app(**given: Any) -> None:
+def app(**given: object) -> None:
     """Serve a page on which the sifting can be watched, until Ctrl-C.
 
     Example: gensift app --port 7860

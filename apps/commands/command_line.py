@@ -15,19 +15,29 @@ from gensift.errors import ConfigError
 _METAVARS: dict[type[Any], str] = {str: "TEXT", int: "N", float: "X"}
 
 
+Configs = type[Any] | Sequence[type[Any]]
+"""A config class, or several whose options are given side by side."""
+
+
 def takes_options_of(
-    cls: type[Any], panels: Mapping[str, Sequence[str]], names: Mapping[str, tuple[str, ...]]
+    cls: Configs, panels: Mapping[str, Sequence[str]], names: Mapping[str, tuple[str, ...]]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a typer command one option per field named in `panels`, in place of its `**given`.
 
     `panels` groups the fields in the help. `names` are option names other than the field's own,
     for instance a short one. Options that are not given arrive as None or empty; see `collect`.
+    Older names of fields are taken too, and not in the help.
     """
-    rows = {row.name: row for row in describe(cls)}
+    rows = rows_by_name(cls)
     options = [
         _parameter(rows[field], panel, names.get(field, (flag(field),)))
         for panel, fields in panels.items()
         for field in fields
+    ]
+    options += [
+        _parameter(row, "", (flag(name),), is_hidden=True)
+        for name, row in rows.items()
+        if name != row.name
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -41,18 +51,29 @@ def takes_options_of(
     return decorate
 
 
-def collect(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def collect(cls: Configs, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that were given on the command line, by field name.
 
     Raises:
         ConfigError: if an option that takes one value was given several, or another kind of value.
     """
-    rows = {row.name: row for row in describe(cls)}
+    rows = rows_by_name(cls)
     return {
         name: value if isinstance(value, bool) else _read(rows[name], value)
         for name, value in given.items()
         if value is not None and value != []
     }
+
+
+def rows_by_name(cls: Configs) -> dict[str, OptionRow]:
+    """Options by each of their names; of options of one name the first."""
+    rows: dict[str, OptionRow] = {}
+    for config in [cls] if isinstance(cls, type) else cls:
+        for row in describe(config):
+            rows.setdefault(row.name, row)
+            if row.formerly is not None:
+                rows.setdefault(row.formerly, row)
+    return rows
 
 
 def _read(row: OptionRow, texts: Sequence[str]) -> Any:
@@ -79,10 +100,13 @@ def flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-def _parameter(row: OptionRow, panel: str, names: tuple[str, ...]) -> inspect.Parameter:
+def _parameter(
+    row: OptionRow, panel: str, names: tuple[str, ...], *, is_hidden: bool = False
+) -> inspect.Parameter:
     kind = _value_type(row.annotation)
+    long = names[0].removeprefix("--")
     if kind is bool:
-        names = (f"{flag(row.name)}/--no-{flag(row.name).removeprefix('--')}",)
+        names = (f"--{long}/--no-{long}",)
     # Single values are collected too, so that a second one is refused rather than taken silently.
     annotation: Any = bool | None if kind is bool else list[str] | None
     is_told = row.default not in (None, ()) and row.default is not False
@@ -92,10 +116,12 @@ def _parameter(row: OptionRow, panel: str, names: tuple[str, ...]) -> inspect.Pa
         show_default=False,
         metavar=None if kind is bool else _METAVARS[kind],
         rich_help_panel=panel,
+        hidden=is_hidden,
     )
     keyword = inspect.Parameter.KEYWORD_ONLY
     annotation = Annotated[annotation, option]
-    return inspect.Parameter(row.name, keyword, default=None, annotation=annotation)
+    name = row.formerly if is_hidden and row.formerly else row.name
+    return inspect.Parameter(name, keyword, default=None, annotation=annotation)
 
 
 def _read_as(annotation: Any) -> Any:

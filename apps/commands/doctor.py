@@ -6,13 +6,13 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any
 
 from rich.table import Table
 
 from apps.commands.zoo import models
 from apps.console import out
 from gensift import __version__
+from gensift.protocols import JsonObject
 
 PACKAGES = (
     "torch",
@@ -27,7 +27,7 @@ PACKAGES = (
 )
 
 
-def examine() -> dict[str, Any]:
+def examine() -> JsonObject:
     """Everything that `gensift doctor` reports."""
     return {
         "versions": _versions(),
@@ -37,7 +37,7 @@ def examine() -> dict[str, Any]:
     }
 
 
-def show(report: dict[str, Any]) -> None:
+def show(report: JsonObject) -> None:
     """Print a report section by section."""
     sections = {
         "versions": {name: found or "not installed" for name, found in report["versions"].items()},

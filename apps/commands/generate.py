@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -70,7 +70,7 @@ def generate(
     as_json: Json = False,
     list_samplers: ListSamplers = False,
     list_rewards: ListRewards = False,
-    **given: Any,
+    **given: object,
 ) -> None:
     """Draw many candidates per prompt, sift them by a reward, and keep the best.
 

@@ -6,19 +6,19 @@ distribution, the summary is all that is said, until it is asked for by name.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from apps.console import out, write, write_heading
+from apps.jobs.sampler_classes import sampler_class, summary_of
 from gensift.config import describe
 from gensift.conversion import plain
-from gensift.errors import GensiftError, MissingExtraError
+from gensift.errors import GensiftError
 from gensift.protocols import JsonObject
-from gensift.registry import Registry
+from gensift.registry import Registry, import_target
 
 if TYPE_CHECKING:
     from apps.jobs.sampler_classes import SamplerClass
@@ -40,8 +40,7 @@ class Entry:
 
 def registered(kind: str) -> Registry[object]:
     """The registry of a kind of plugin."""
-    module, _, attribute = _REGISTRIES[kind].partition(":")
-    registry: Registry[object] = getattr(importlib.import_module(module), attribute)
+    registry: Registry[object] = import_target(_REGISTRIES[kind], f"The registry of {kind}")
     return registry
 
 
@@ -65,8 +64,6 @@ def sampler(name: str) -> JsonObject:
     """
     registry = registered("samplers")
     if "config" not in registry.about(name):
-        from apps.jobs.sampler_classes import sampler_class
-
         return _of_class(name, sampler_class(name))
     return _described(registry, name)
 
@@ -77,7 +74,7 @@ def _described(registry: Registry[object], name: str) -> JsonObject:
     if "config" not in about and isinstance(found, type):
         return _of_class(name, found)
     try:
-        options = _options(_import(about["config"])) if "config" in about else []
+        options = _known_options(name, about.get("config"))
     except GensiftError as error:
         return {"name": name, "error": str(error)}
     words = {key: about.get(key, "") for key in ("modality", "summary", "pipelines")}
@@ -95,11 +92,6 @@ def _of_class(name: str, cls: SamplerClass) -> JsonObject:
     }
 
 
-def summary_of(cls: type[object]) -> str:
-    """First line of the docstring of a class."""
-    return (cls.__doc__ or "").strip().partition("\n")[0]
-
-
 def _options(config_class: type[object]) -> list[JsonObject]:
     return [
         {
@@ -112,15 +104,8 @@ def _options(config_class: type[object]) -> list[JsonObject]:
     ]
 
 
-def _import(target: str) -> type[object]:
-    module, _, attribute = target.partition(":")
-    try:
-        found: type[object] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise MissingExtraError(
-            f"{target!r} cannot be imported ({error}); install what is missing."
-        ) from error
-    return found
+def _known_options(name: str, config: str | None) -> list[JsonObject]:
+    return [] if config is None else _options(import_target(config, f"The config of {name!r}"))
 
 
 def show_samplers(entries: Sequence[JsonObject]) -> None:
@@ -134,14 +119,13 @@ def show_samplers(entries: Sequence[JsonObject]) -> None:
         if entry["pipelines"]:
             model = entry["default_model"]
             write(f"For {entry['pipelines']}; model by default: {model}.")
-        if entry["options"]:
             out.print(_table(entry["options"]))
-        else:
+        else:  # of another distribution, and not imported
             write(f"Its options: generate --list-samplers {name}")
         out.print()
 
 
-def _table(options: Sequence[Mapping[str, Any]]) -> Table:
+def _table(options: Sequence[JsonObject]) -> Table:
     table = Table("-o", "type", "default", "meaning", box=None, padding=(0, 2, 0, 0))
     table.columns[0].no_wrap = True
     for row in options:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from apps.commands.command_line import collect, takes_options_of
 from apps.console import say
@@ -15,6 +15,10 @@ from apps.jobs.progress import progress_bar
 from apps.jobs.prompts import gather_prompts
 from gensift.config import check, from_dict, option
 from gensift.errors import ConfigError
+from gensift.protocols import CallArguments, JsonObject, Pipeline
+
+if TYPE_CHECKING:
+    from rewards.protocol import Reward
 
 DEFAULT_MODEL = "shapes-flux"
 
@@ -82,7 +86,7 @@ PANELS = {
 
 
 @takes_options_of(RecordOptions, PANELS, {"num_images": ("--num-images", "-n")})
-def record(**given: Any) -> None:
+def record(**given: object) -> None:
     """Record trajectories; the same command again goes on where it stopped.
 
     Example: gensift record --prompts prompts.txt --reward shapes-clip --output recording
@@ -107,12 +111,12 @@ def _as_generate_options(options: RecordOptions, names: tuple[str, ...]) -> Gene
 
 
 def _record(
-    pipe: Any,
+    pipe: Pipeline,
     prompts: list[str],
-    rewards: Mapping[str, Any],
+    rewards: Mapping[str, Reward],
     options: RecordOptions,
-    description: Mapping[str, Any],
-    call: Mapping[str, Any],
+    description: JsonObject,
+    call: CallArguments,
 ) -> None:
     from samplers.diffusion.record import RecordConfig
     from samplers.diffusion.record import record as record_trajectories

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -88,7 +88,7 @@ def bfm(
         str, typer.Option(help="cpu, cuda or auto; CUDA_VISIBLE_DEVICES says which GPU.")
     ] = "auto",
     as_json: Json = False,
-    **given: Any,
+    **given: object,
 ) -> None:
     """Train a blockwise flow model; the same command again goes on where it stopped.
 

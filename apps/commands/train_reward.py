@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -19,6 +19,14 @@ from apps.training.noise_aware.options import NoiseAwareTraining
 from gensift.config import from_dict, to_dict
 from gensift.conversion import strict_json
 from gensift.files import write_atomically
+from gensift.protocols import JsonObject
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rewards.network import NetworkReward
+    from rewards.noise_aware.recording import Recording
+    from rewards.protocol import Reward
 
 PANELS = {
     "How to train": (
@@ -51,7 +59,7 @@ def train_reward(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     as_json: Json = False,
-    **given: Any,
+    **given: object,
 ) -> None:
     """Train noise-aware weights on a recording; the same command again goes on where it stopped.
 
@@ -71,7 +79,7 @@ def train_reward(
     accelerator = Accelerator(cpu=resolve_device(device) == "cpu")
     # Of several processes each has a device of its own.
     own = str(accelerator.device) if accelerator.num_processes > 1 else device
-    base = load_one_reward(reward, ["noise_aware=false", *(reward_option or ())], own)
+    base: Any = load_one_reward(reward, ["noise_aware=false", *(reward_option or ())], own)
     trajectories.scores(base.name)
     weights = _train(base, trajectories, output / "training", config, accelerator, as_json)
     # A process that ends with the group still open may be aborted by its threads.
@@ -89,11 +97,11 @@ def train_reward(
 
 
 def _train(
-    base: Any,
-    recording: Any,
+    base: NetworkReward,
+    recording: Recording,
     folder: Path,
     config: NoiseAwareTraining,
-    accelerator: Any,
+    accelerator: Accelerator,
     as_json: bool,
 ) -> Any:
     from apps.training.noise_aware.training import phases, train, trained_steps
@@ -111,7 +119,9 @@ def _train(
         )
 
 
-def _report(base: Any, recording: Any, output: Path, config: NoiseAwareTraining) -> dict[str, Any]:
+def _report(
+    base: NetworkReward, recording: Recording, output: Path, config: NoiseAwareTraining
+) -> JsonObject:
     """How well the reward ranks held-out candidates per step, as it was and with its weights."""
     from apps.training.noise_aware.training import split_prompts
     from rewards.noise_aware.storage import load_noise_aware
@@ -126,16 +136,19 @@ def _report(base: Any, recording: Any, output: Path, config: NoiseAwareTraining)
     }
 
 
-def _ranking(reward: Any, recording: Any, prompts: Sequence[int]) -> list[dict[str, float]]:
+def _ranking(
+    reward: Reward, recording: Recording, prompts: Sequence[int]
+) -> list[dict[str, float]]:
     """Ranking quality per step over the held-out prompts; without any there is none to tell."""
     if not prompts:
         return []
     from rewards.noise_aware.scoring import score_recording
+    from rewards.protocol import reward_name
     from samplers.tuning.ranking import ranking_quality
 
     with progress_bar("prompts scored", len(prompts)) as bar:
         early = score_recording(reward, recording, prompts, on_prompt=bar)
-    final = recording.scores(reward.name, prompts)
+    final = recording.scores(reward_name(reward), prompts)
     return [asdict(quality) for quality in ranking_quality(early.numpy(), final.numpy())]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -18,6 +18,7 @@ from apps.jobs.progress import progress_bar
 from apps.jobs.prompts import gather_prompts
 from gensift.config import option, save_file
 from gensift.errors import ConfigError
+from gensift.protocols import JsonObject
 
 if TYPE_CHECKING:
     from samplers.autoregressive.consistency import Agreement, Floats
@@ -82,7 +83,7 @@ class Recording:
 
     Attributes:
         scores: float64 `(prompts, candidates, scales)`.
-        model, reward: the names of what drew and what judged.
+        model, reward: names of what drew and of what scored.
         grids: token grid `(height, width)` of each scale.
     """
 
@@ -102,7 +103,7 @@ def tune_scales(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Draw, judge after every scale, and propose a schedule; the arguments are the shared options.
+    """Draw, score after every scale, and propose a schedule; the arguments are the shared options.
 
     Raises:
         GensiftError: at the first thing that is wrong, cheap things first.
@@ -173,7 +174,7 @@ def _record(
     # Refuses other models before the reward, which may be larger than the model, is loaded.
     scales, _ = settings_of(pipeline, call_defaults(pipeline) | call)
     reward = load_reward_on(device, name, of_reward, is_offloaded=False)
-    with progress_bar("prompts drawn and judged", len(prompts)) as bar:
+    with progress_bar("prompts drawn and scored", len(prompts)) as bar:
         scores = record_scores(
             pipeline,
             prompts,
@@ -256,8 +257,8 @@ def _show_proposal(proposal: Proposal) -> None:
         )
         if scales
     ]
-    told = f"{', '.join(parts)} (scales, counted from 0)" if parts else "select nowhere"
-    _line(f"Proposal: {told}: {proposal.reason}.")
+    where = f"{', '.join(parts)} (scales, counted from 0)" if parts else "select nowhere"
+    _line(f"Proposal: {where}: {proposal.reason}.")
     _line(f"Candidates after each scale, per finished one: {', '.join(map(str, schedule.widths))}")
 
 
@@ -270,8 +271,8 @@ def _document(
     threshold: float,
     curve: Sequence[Agreement],
     proposal: Proposal,
-    schedule: Mapping[str, Any],
-) -> dict[str, Any]:
+    schedule: JsonObject,
+) -> JsonObject:
     prompts, candidates, scales = recording.scores.shape
     return {
         "model": recording.model,

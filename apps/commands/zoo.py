@@ -12,6 +12,7 @@ from rich.table import Table
 
 from apps.console import log, only_json, out, say, write, write_json
 from gensift.errors import ConfigError, MissingExtraError, UnknownNameError, nearest_hint
+from gensift.protocols import JsonObject
 from gensift.zoo.catalog import ZOO, ZooEntry, model_folder
 
 app = typer.Typer(help="The embedded models: list, train, evaluate.")
@@ -20,7 +21,7 @@ Name = Annotated[str, typer.Argument(help="Zoo name; see `gensift zoo list`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
-def models() -> list[dict[str, Any]]:
+def models() -> list[JsonObject]:
     """All zoo models, each with whether its weights are there."""
     return [
         {
@@ -41,7 +42,7 @@ def has_weights(name: str) -> bool:
         return False
 
 
-def show_models(entries: list[dict[str, Any]]) -> None:
+def show_models(entries: list[JsonObject]) -> None:
     """Print the zoo as a table."""
     table = Table("zoo model", "family", "task", "weights", box=None, padding=(0, 2, 0, 0))
     for entry in entries:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gensift.errors import DeviceError
+from gensift.protocols import JsonObject
 from samplers.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def check_reward_offload(device: str, *, is_asked: bool) -> None:
         )
 
 
-def load_reward_on(
-    device: str, spec: str, options: Mapping[str, Any], *, is_offloaded: bool
-) -> Reward:
+def load_reward_on(device: str, spec: str, options: JsonObject, *, is_offloaded: bool) -> Reward:
     """Load a reward that judges on `device`, and stays there unless it is offloaded."""
     from rewards.registry import load_reward
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,10 @@ from apps.console import say
 from apps.jobs.job import Job
 from gensift import __version__
 from gensift.errors import GensiftError, ProcessLostError, RunFolderError
-from gensift.runs import LOCK, SUMMARY, RunFolder
+from gensift.json_files import DamagedError, read_object
+from gensift.protocols import JsonObject
+from gensift.runs import LOCK, PLAN, SUMMARY, RunFolder
 
-PLAN = "plan.json"
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy")
 
 
@@ -82,6 +82,14 @@ def say_what_is_done(job: Job, folder: RunFolder) -> set[int]:
             f"Resuming {folder.path}: {len(finished)} of {len(job.prompts)} prompts are finished "
             "and skipped."
         )
+    lost = {index for index in folder.lost() if index < len(job.prompts)}
+    if lost:
+        say(
+            f"{len(lost)} finished prompts have lost files or torn pictures "
+            f"({', '.join(map(str, sorted(lost)[:8]))}{', …' if len(lost) > 8 else ''}); they are "
+            "drawn again.",
+            style="yellow",
+        )
     _number_first_trace(job, folder)
     return finished
 
@@ -102,5 +110,18 @@ def combine_traces(job: Job, folder: RunFolder) -> None:
     if len(job.prompts) == 1:
         return
     files = [folder.path / f"{job.trace_name(index)}.json" for index in range(len(job.prompts))]
-    found = [json.loads(file.read_bytes()) for file in files if file.exists()]
-    folder.write_json("trace.json", {"prompts": [p for part in found for p in part["prompts"]]})
+    prompts = [prompt for file in files if file.exists() for prompt in _prompts_in(file)]
+    folder.write_json("trace.json", {"prompts": prompts})
+
+
+def _prompts_in(file: Path) -> list[JsonObject]:
+    """The prompts of a trace file; none, with a warning, of one that is damaged."""
+    try:
+        found = read_object(file).get("prompts")
+        if isinstance(found, list):
+            return found
+        reason = "it holds no prompts"
+    except DamagedError as error:
+        reason = str(error)
+    say(f"warning: {file} is damaged ({reason}) and left out of trace.json.", style="yellow")
+    return []

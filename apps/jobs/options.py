@@ -13,6 +13,7 @@ from typing import Any, Literal
 from apps.commands.command_line import flag, is_repeatable
 from gensift.config import check, describe, from_dict, load_file, option, parse_overrides
 from gensift.errors import ConfigError, nearest_hint
+from gensift.protocols import JsonObject
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -110,7 +111,7 @@ class GenerateOptions:
     override: tuple[str, ...] = option(
         (), help="Option of the sampler as key=value; --list-samplers shows them."
     )
-    options: dict[str, Any] = option({}, help="Options of the sampler, in a config file.")
+    options: JsonObject = option({}, help="Options of the sampler, in a config file.")
 
     def __post_init__(self) -> None:
         check(self, self._problems())
@@ -178,7 +179,7 @@ def read_options(given: Mapping[str, Any], config_file: Path | None) -> Generate
         raise ConfigError.from_problems(source, error.problems) from error
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> JsonObject:
     content = {key.replace("-", "_"): value for key, value in load_file(path).items()}
     repeatable = {row.name for row in describe(GenerateOptions) if is_repeatable(row)}
     return {
@@ -187,7 +188,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     }
 
 
-def sampler_fields(options: GenerateOptions, config_class: type[Any]) -> dict[str, Any]:
+def sampler_fields(options: GenerateOptions, config_class: type[object]) -> JsonObject:
     """Return what `options` set in the sampler's own config.
 
     Raises:
@@ -225,14 +226,14 @@ _OWN_OPTIONS = {
 _SETTLED = ("latents", "output_type", "return_dict", "callback_on_step_end")
 
 
-def call_arguments(options: GenerateOptions, allowed: Iterable[str]) -> dict[str, Any]:
+def call_arguments(options: GenerateOptions, allowed: Iterable[str]) -> JsonObject:
     """Return what `--call` sets; values are JSON (768, true, null) or else text.
 
     Raises:
         ConfigError: if an entry is malformed, given twice, or not among the `allowed` arguments.
     """
     known = [name for name in allowed if name not in {*_OWN_OPTIONS, *_SETTLED, "self"}]
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     problems = []
     for entry in options.call:
         name, equals, text = entry.partition("=")
@@ -253,13 +254,13 @@ def call_arguments(options: GenerateOptions, allowed: Iterable[str]) -> dict[str
     return found
 
 
-def reward_options(options: GenerateOptions, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def reward_options(options: GenerateOptions, names: Sequence[str]) -> dict[str, JsonObject]:
     """Return what `--reward-option` sets, per reward of `names`; values as in `call_arguments`.
 
     Raises:
         ConfigError: if an entry is malformed, given twice, or not of one of the rewards.
     """
-    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    found: dict[str, JsonObject] = {name: {} for name in names}
     problems = []
     for entry in options.reward_option:
         target, equals, text = entry.partition("=")
@@ -289,8 +290,8 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
-def _named_fields(options: GenerateOptions) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+def _named_fields(options: GenerateOptions) -> JsonObject:
+    fields: JsonObject = {
         "num_candidates": options.num_candidates,
         "num_outputs": options.outputs_per_prompt,
         "max_rows": options.max_rows,

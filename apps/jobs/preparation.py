@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from apps.console import silence_libraries
 from apps.jobs.devices import check_reward_offload, load_reward_on, own_device
@@ -219,7 +219,7 @@ def put_on_cache(pipeline: Pipeline, spec: str) -> JsonObject:
     """Enable a cache; returns what it decides about the results."""
     from caches.enable import enable_cache
 
-    cache = enable_cache(pipeline, spec)
+    cache: Any = enable_cache(pipeline, spec)
     return {"name": cache.name, "config": config_hash(to_dict(cache.config))[:16]}
 
 

@@ -16,10 +16,13 @@ def report(job: Job, found: Outcome | Planned | None, *, as_json: bool) -> None:
     """Print what was found or planned; all but the first process have nothing to show."""
     if found is None:
         return
-    is_plan = isinstance(found, Planned)
     if as_json:
-        write_json(plan_document(job, found) if is_plan else outcome_document(job, found))
-    elif is_plan:
+        write_json(
+            plan_document(job, found)
+            if isinstance(found, Planned)
+            else outcome_document(job, found)
+        )
+    elif isinstance(found, Planned):
         show_plan(job, found)
     else:
         show_outcome(found)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from apps.jobs.shared_previews import with_previews_of, write_previews
 from gensift.conversion import strict_json
@@ -16,6 +15,8 @@ from samplers.exchange import Exchange
 from samplers.output import PromptResult, SamplerOutput
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from apps.jobs.job import Job
 
 
@@ -75,8 +76,8 @@ def _write_samples(files: RunFiles, job: Job, output: SamplerOutput, index: int)
 
 
 def _all_samples(
-    files: RunFiles, job: Job, samples: Sequence[Any], line: JsonObject
-) -> Sequence[Any]:
+    files: RunFiles, job: Job, samples: Sequence[object], line: JsonObject
+) -> Sequence[object]:
     """`samples`, those that other processes have written read from their files."""
     return [
         job.modality.read_sample(files, written) if sample is None else sample
@@ -109,16 +110,11 @@ def _write_trace(files: RunFiles, job: Job, trace: Trace, result: PromptResult, 
     files.write_json(f"{stem}.json", {"prompts": [p.to_dict() for p in trace.prompts]})
     if not trace.prompts or not trace.prompts[0].stages or not job.modality.has_tree:
         return
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    finished = _by_candidate(trace.prompts[0], result)
-    trace.plot(images=[finished]).savefig(buffer, format="png")
-    with Image.open(buffer) as picture:
-        files.write_image(f"{stem}.png", picture, {"prompt": result.prompt})
+    picture = trace.picture([_by_candidate(trace.prompts[0], result)])
+    files.write_image(f"{stem}.png", picture, {"prompt": result.prompt}, compress_level=1)
 
 
-def _by_candidate(trace: PromptTrace, result: PromptResult) -> dict[int, Any]:
+def _by_candidate(trace: PromptTrace, result: PromptResult) -> dict[int, Image]:
     candidates = {seed: candidate for candidate, seed in enumerate(trace.seeds)}
     return {
         candidates[seed]: sample

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from apps.console import say
 from apps.jobs.division import Round, divide
-from apps.jobs.folder import PLAN, combine_traces, open_folder, say_what_is_done, versions
+from apps.jobs.folder import combine_traces, open_folder, say_what_is_done, versions
 from apps.jobs.job import Job
 from apps.jobs.progress import SearchProgress, show_progress
 from apps.jobs.results import write_prompt, write_shared_prompt
@@ -18,7 +17,7 @@ from gensift.cost import Cost
 from gensift.errors import DeviceError, ProcessLostError
 from gensift.protocols import JsonObject
 from gensift.randomness import candidate_seeds
-from gensift.runs import RunFiles, RunFolder
+from gensift.runs import PLAN, RunFiles, RunFolder
 from samplers.exchange import ALONE, Exchange
 from samplers.output import SamplerOutput
 
@@ -165,14 +164,13 @@ def _fix_plan(job: Job, folder: RunFolder) -> Plan:
     A budget in seconds is measured, so it may choose differently next time; the first choice is
     kept in the folder, for a resumed run to give the same results.
     """
-    file = folder.path / PLAN
-    if file.exists():
-        count = json.loads(file.read_bytes())["num_candidates"]
-    else:
+    count = folder.read_plan()
+    is_new = count is None
+    if count is None:
         with memory_advice():
             count = job.plan_of(job.make_sampler()).num_candidates
     plan = job.plan_of(job.sampler_of(count))
-    if not file.exists():
+    if is_new:
         folder.write_json(PLAN, plan.to_dict())
     return plan
 
@@ -209,7 +207,7 @@ class Search:
         job, prompt = self.job, self.job.prompts[index]
         sharing = {"exchange": self.exchange} if is_shared else {}
         sampler = job.sampler_of(self.counts.candidates, **sharing)
-        arguments: dict[str, Any] = {"progress": self.progress, **job.call}
+        arguments: JsonObject = {"progress": self.progress, **job.call}
         arguments["seeds"] = [candidate_seeds(job.seed, index, self.counts.seeds)]
         with ExitStack() as stack:
             stack.enter_context(memory_advice())

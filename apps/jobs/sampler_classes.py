@@ -33,3 +33,8 @@ def sampler_class(name: str) -> SamplerClass:
             "samplers.base.SamplerBase; derive it from that, with `plan_request` and `draw`."
         )
     return found
+
+
+def summary_of(cls: type[object]) -> str:
+    """What a sampler does: the first line of its docstring."""
+    return (cls.__doc__ or "").strip().partition("\n")[0]

@@ -157,6 +157,14 @@ class Modality(ABC, Generic[SampleT]):
         """
         raise NotImplementedError
 
+    def in_words(self, line: JsonObject) -> str:
+        """What a page of runs says of a sample, by its part of the results line.
+
+        A picture among its files is shown beside it; the name of any other file is said.
+        """
+        file = str(line.get("file", ""))
+        return "" if file.endswith(".png") else file
+
     @abstractmethod
     def show(self, lines: Sequence[JsonObject], *, is_reproducible: bool) -> None:
         """Print the samples of a run.

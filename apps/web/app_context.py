@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from apps.jobs.preparation import Job, default_folder, prepare
-from apps.jobs.run import Counts, memory_advice, sampler_of, versions
+from apps.jobs.folder import versions
+from apps.jobs.job import Job, default_folder
+from apps.jobs.preparation import prepare
+from apps.jobs.run import Counts, memory_advice
 from apps.web.models import Models
 from apps.web.options import AppOptions
 from apps.web.request_queue import RequestQueue
@@ -19,15 +21,20 @@ from apps.web.requests import Request, check_plan, command_line, generate_option
 from apps.web.run_store import RunStore
 from gensift.randomness import candidate_seeds
 from gensift.runs import RunFolder
-from samplers.output import Progress, SamplerOutput
+from samplers.output import OnStage, Progress, SamplerOutput
+
+if TYPE_CHECKING:
+    from samplers.base import OnStep, Plan
 
 
 @dataclass
 class AppContext:
-    """The options of the app, and who serves its requests.
+    """What the requests to an app share.
 
     Attributes:
         options: as the app was started.
+        models: the loaded models.
+        request_queue: what works on requests, one at a time.
         root: folder of the run folders.
         runs: what is in it.
     """
@@ -75,26 +82,35 @@ class Session:
 
     request: Request
     job: Job
-    plan: Any
+    plan: Plan
     counts: Counts
 
-    def run(self, progress: Progress, on_stage: Any = None, **arguments: Any) -> SamplerOutput:
-        """Search; `on_stage` is told by samplers that know how to."""
+    def run(
+        self,
+        progress: Progress | None = None,
+        on_stage: OnStage | None = None,
+        on_step: OnStep | None = None,
+    ) -> SamplerOutput:
+        """Search.
+
+        Args:
+            progress: called with steps, decodes and rewards done so far.
+            on_stage: shown every stage as it happens.
+            on_step: shown what forms after each step.
+        """
         job = self.job
-        sampler = sampler_of(job, self.counts.candidates)
-        if on_stage is not None and hasattr(sampler, "on_stage"):
-            sampler.on_stage = on_stage
+        sampler = job.sampler_of(self.counts.candidates)
+        sampler.on_stage = on_stage
         seeds = [candidate_seeds(job.seed, 0, self.counts.seeds)]
         with memory_advice():
-            found: SamplerOutput = sampler(
+            return sampler(
                 job.pipeline,
                 list(job.prompts),
                 seeds=seeds,
                 progress=progress,
-                **arguments,
+                on_step=on_step,
                 **job.call,
             )
-        return found
 
 
 @contextmanager
@@ -108,7 +124,7 @@ def prepared(context: AppContext, request: Request) -> Iterator[Session]:
     job = prepare(options, [request.prompt], command_line(request), load=context.models.load)
     try:
         with memory_advice():
-            plan = job.make_sampler().plan(job.pipeline, job.prompts[0], **job.call)
+            plan = job.plan_of(job.make_sampler())
         check_plan(plan, context.options)
         yield Session(request=request, job=job, plan=plan, counts=Counts.of(plan))
     finally:

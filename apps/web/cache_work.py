@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,14 +20,20 @@ from apps.web.app_context import AppContext
 from apps.web.models import Models
 from apps.web.options import AppOptions
 from apps.web.request_queue import Task
+from apps.web.requests import check_prompt, refuse_paths
 from apps.web.run_store import PROFILE
 from apps.web.schedules import ShownSchedule
 from apps.web.stopping import stoppable
 from caches.options import CalibrationOptions
+from caches.registry import CACHES, DEFAULT_METHOD, options_class_of
 from gensift.config import check, from_dict, option, to_dict
 from gensift.errors import ConfigError
+from gensift.protocols import CallArguments, JsonObject, Pipeline
 from gensift.randomness import candidate_seed, make_generators
 from gensift.runs import RunFolder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 WARM_UP_STEPS = 2
 TURNS = 2
@@ -56,7 +62,8 @@ class CalibrationRequest:
     model: str = option("shapes-flux", help="Model.")
     prompts: tuple[str, ...] = option((), help="Prompts; half of them are held out.")
     steps: int | None = option(None, minimum=2, help="Denoising steps.")
-    options: dict[str, Any] = option({}, help="Options of the calibration, by name.")
+    cache: str = option(DEFAULT_METHOD, help="Method.")
+    options: JsonObject = option({}, help="Options of the method's calibration, by name.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -74,8 +81,8 @@ class Compared:
         schedule: of the cache.
     """
 
-    plain: Any
-    cached: Any
+    plain: Image
+    cached: Image
     plain_s: float
     cached_s: float
     psnr: float
@@ -115,7 +122,7 @@ class CacheView:
         self._task.check()
 
 
-def read_comparison(given: Mapping[str, Any], limits: AppOptions, models: Models) -> CacheRequest:
+def read_comparison(given: JsonObject, limits: AppOptions, models: Models) -> CacheRequest:
     """Check what was asked for.
 
     Raises:
@@ -126,13 +133,11 @@ def read_comparison(given: Mapping[str, Any], limits: AppOptions, models: Models
     return request
 
 
-def read_calibration(
-    given: Mapping[str, Any], limits: AppOptions, models: Models
-) -> CalibrationRequest:
+def read_calibration(given: JsonObject, limits: AppOptions, models: Models) -> CalibrationRequest:
     """The same for a calibration."""
     request = from_dict(CalibrationRequest, {k: v for k, v in given.items() if v is not None})
     _check(request.model, request.prompts, request.steps, limits, models)
-    from_dict(CalibrationOptions, request.options)
+    _calibration_options(request, models)
     if len(request.prompts) > limits.max_candidates:
         raise ConfigError(
             f"{len(request.prompts)} prompts were given; at most {limits.max_candidates} are "
@@ -148,11 +153,11 @@ def compare(context: AppContext, request: CacheRequest, task: Task, view: CacheV
         Cancelled: `task` was stopped; the pipeline is as before.
         GensiftError: the cache does not fit the model.
     """
-    from caches.enable import disable_cache, enable_cache, profile_of_model
+    from caches.enable import disable_cache, enable_cache
     from caches.profile import read_profile
 
     with _pipeline(context, request.model, request.steps, task, view) as (pipe, call):
-        file = _profile_file(context, pipe, request.profile, profile_of_model)
+        file = _profile_file(context, pipe, request.profile)
         profile = read_profile(file)
         view.say("Warming up")
         _draw(pipe, request, {**call, "num_inference_steps": WARM_UP_STEPS})
@@ -161,7 +166,7 @@ def compare(context: AppContext, request: CacheRequest, task: Task, view: CacheV
             view.say(f"Drawing without the cache, {turn} of {TURNS}")
             plain, seconds = _draw(pipe, request, call)
             plain_s.append(seconds)
-            cache: Any = enable_cache(pipe, file)
+            cache = enable_cache(pipe, file)
             try:
                 view.say(f"Drawing with {profile.cache}, {turn} of {TURNS}")
                 cached, seconds = _draw(pipe, request, call)
@@ -193,7 +198,7 @@ def calibrate(
     from caches.picture import draw_schedule
     from caches.profile import write_profile
 
-    options = from_dict(CalibrationOptions, request.options)
+    options = _calibration_options(request, context.models)
     loaded = _pipeline(context, request.model, request.steps, task, view)
     with loaded as (pipe, call), memory_advice():
         found = calibrate_cache(
@@ -203,8 +208,12 @@ def calibrate(
             on_stage=lambda name: view.say(f"Calibrating: {name}"),
             **call,
         )
-    path = context.new_folder(f"calibrate-{options.cache}", request.model)
-    config = {"model": request.model, "call": call, "calibration": to_dict(options)}
+    path = context.new_folder(f"calibrate-{request.cache}", request.model)
+    config = {
+        "model": request.model,
+        "call": call,
+        "calibration": {"cache": request.cache, **to_dict(options)},
+    }
     command = f"gensift calibrate --model {request.model} --output {PROFILE}"
     with RunFolder(
         path, config=config, command=command, pipeline_call=None, versions=versions()
@@ -214,7 +223,14 @@ def calibrate(
     return path
 
 
-def psnr(left: Any, right: Any) -> float:
+def _calibration_options(request: CalibrationRequest, models: Models) -> CalibrationOptions:
+    """The options of the method that was chosen; texts that could name a file are refused."""
+    options = from_dict(options_class_of(request.cache), request.options)
+    refuse_paths(options, models)
+    return options
+
+
+def psnr(left: Image, right: Image) -> float:
     """Peak signal-to-noise ratio of two pictures of equal size, dB."""
     difference = np.asarray(left, np.float64) - np.asarray(right, np.float64)
     error = float((difference**2).mean())
@@ -224,7 +240,7 @@ def psnr(left: Any, right: Any) -> float:
 @contextmanager
 def _pipeline(
     context: AppContext, model: str, steps: int | None, task: Task, view: CacheView
-) -> Iterator[tuple[Any, dict[str, Any]]]:
+) -> Iterator[tuple[Pipeline, JsonObject]]:
     """The pipeline, which stops at its next evaluation when cancelled, and its call's arguments."""
     limits = context.options
     view.say(f"Loading {model}")
@@ -235,29 +251,28 @@ def _pipeline(
         yield pipe, call
 
 
-def _draw(pipe: Any, request: CacheRequest, call: Mapping[str, Any]) -> tuple[Any, float]:
+def _draw(pipe: Pipeline, request: CacheRequest, call: CallArguments) -> tuple[Image, float]:
     (generator,) = make_generators([candidate_seed(request.seed, 0, 0)])
     start = time.perf_counter()
     with memory_advice():
-        picture = pipe(prompt=request.prompt, generator=generator, **call).images[0]
+        picture: Image = pipe(prompt=request.prompt, generator=generator, **call).images[0]
     return picture, time.perf_counter() - start
 
 
-def _profile_file(context: AppContext, pipe: Any, name: str, of_model: Any) -> Path:
-    from caches.registry import CACHES
+def _profile_file(context: AppContext, pipe: Pipeline, name: str) -> Path:
+    from caches.enable import profile_of_model
 
     if name in CACHES.names():
-        found: Path = of_model(pipe, name)
-        return found
+        return profile_of_model(pipe, name)
     file = context.runs.open(name).file(PROFILE)
     if file is None:
         raise ConfigError(f"Run {name[:80]!r} holds no cache profile; choose one that calibrated.")
     return file
 
 
-def _check(model: str, prompts: Any, steps: int | None, limits: AppOptions, models: Models) -> None:
-    from apps.web.requests import check_prompt
-
+def _check(
+    model: str, prompts: Sequence[str], steps: int | None, limits: AppOptions, models: Models
+) -> None:
     models.check(model)
     gather_prompts(prompts, None)
     for prompt in prompts:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gensift.errors import MissingExtraError
+from apps.jobs.sampler_classes import SamplerClass, sampler_class
+from apps.modalities.registry import MODALITIES, PICTURES, AnyModality
+from gensift.errors import GensiftError
+from gensift.protocols import JsonObject
 from gensift.zoo.catalog import ZOO
 from samplers.registry import SAMPLERS
 
@@ -15,26 +18,34 @@ if TYPE_CHECKING:
 
 
 @cache
-def samplers_of(modality: str) -> dict[str, Any]:
-    """Registered samplers by name; those that lack an extra are left out."""
+def _usable_samplers() -> dict[str, SamplerClass]:
+    """Registered samplers by name; those that lack an extra, or are no samplers, are left out."""
     found = {}
     for name in SAMPLERS.names():
         try:
-            cls: Any = SAMPLERS.get(name)
-        except MissingExtraError:
+            found[name] = sampler_class(name)
+        except GensiftError:
             continue
-        if cls.modality == modality:
-            found[name] = cls
     return found
+
+
+def samplers_of(modality: str) -> dict[str, SamplerClass]:
+    """Samplers of a kind of samples, by name."""
+    return {name: cls for name, cls in _usable_samplers().items() if cls.modality == modality}
+
+
+def modality_of(run_config: JsonObject) -> AnyModality:
+    """The kind of samples of a run; pictures where its sampler is not known here."""
+    cls = _usable_samplers().get(str(run_config.get("sampler")))
+    return MODALITIES.get(PICTURES if cls is None else cls.modality)
 
 
 def models_of(modality: str, names: Sequence[str]) -> list[str]:
     """Those of `names` that samplers of other kinds have no use for, as far as is known."""
     others = {
         _family(cls.default_model)
-        for other in ("image", "text", "action")
-        if other != modality
-        for cls in samplers_of(other).values()
+        for cls in _usable_samplers().values()
+        if cls.modality != modality
     }
     return [name for name in names if _family(name) not in others]
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import gradio as gr
 
-from apps.web.following import Frame
+from apps.web.following import FrameOf
+from gensift.protocols import JsonObject
 
-Document = dict[str, Any]
+FoundT = TypeVar("FoundT")
 
 
 def documents(
-    shown: Iterator[Frame],
-    found: Callable[[Any], Document],
-    view: Callable[[Any], Document] = lambda snapshot: {},
-) -> Iterator[Document]:
+    shown: Iterator[FrameOf[FoundT]],
+    found: Callable[[FoundT], JsonObject],
+    view: Callable[..., JsonObject] = lambda snapshot: {},
+) -> Iterator[JsonObject]:
     """Frames as the API yields them; the last one holds the result, unless it was stopped.
 
     Args:
@@ -40,6 +41,6 @@ def documents(
             yield {"status": "working", **view(frame.view)}
 
 
-def rest_of(options: Any) -> Document:
+def rest_of(options: object) -> JsonObject:
     """The argument `options`; anything but a mapping is refused where it is read."""
     return options if isinstance(options, dict) else {"options": options}

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from apps.web.app_context import AppContext
 from apps.web.request_queue import Cancelled, Task
 from apps.web.requests import Request, read_request
 from gensift.errors import GensiftError
+from gensift.protocols import JsonObject
 
 MAX_MESSAGE = 600
 """Characters of an error; some quote what they were given."""
 
 
+RequestT = TypeVar("RequestT")
+FoundT = TypeVar("FoundT")
+
+
+class View(Protocol):
+    """Listens to work in the thread that does it, and says in another how far it is."""
+
+    def snapshot(self) -> Any:
+        """What there is to show now; each kind of work has a class of its own for it."""
+        ...
+
+
+ViewT = TypeVar("ViewT", bound=View)
+
+
 @dataclass(frozen=True)
-class Frame:
+class FrameOf(Generic[FoundT]):
     """What is known of a request at one moment; the last frame has one of the last three.
 
     Attributes:
@@ -29,54 +45,54 @@ class Frame:
 
     view: Any = None
     before: int = 0
-    found: Any = None
+    found: FoundT | None = None
     problem: str = ""
     is_stopped: bool = False
 
 
-Search = Callable[[AppContext, Any, Task, Any], Any]
-"""Called as `search(studio, request, task, view)`; returns what is found."""
+Frame: TypeAlias = FrameOf[Any]
+"""A frame of any kind of work."""
 
 
 def frames(
     context: AppContext,
     session: str,
-    read: Callable[[], Any],
-    make_view: Callable[[Task], Any],
-    search: Search,
-) -> Iterator[Frame]:
+    read: Callable[[], RequestT],
+    make_view: Callable[[Task], ViewT],
+    search: Callable[[AppContext, RequestT, Task, ViewT], FoundT],
+) -> Iterator[FrameOf[FoundT]]:
     """Work on a request; whoever stops listening stops the work.
 
     Args:
-        studio: who works.
+        context: of the app.
         session: whose request it is.
         read: returns the request, or refuses it.
-        make_view: of a view with a `snapshot()`.
-        search: the work.
+        make_view: makes what listens to the work.
+        search: the work, called as `search(context, request, task, view)`; returns what is found.
     """
-    views: list[Any] = []
-    ended: list[Any] = []
+    views: list[ViewT] = []
+    ended: list[FoundT] = []
 
-    def work(task: Task) -> Any:
+    def work(task: Task) -> FoundT:
         views.append(make_view(task))
         return search(context, request, task, views[0])
 
-    def shown() -> Any:
+    def shown() -> object:
         return views[0].snapshot() if views else None
 
     try:
         request = read()
         for before in context.request_queue.follow(session, work, ended.append):
-            yield Frame(shown(), before)
+            yield FrameOf(shown(), before)
     except Cancelled:
-        yield Frame(shown(), is_stopped=True)
+        yield FrameOf(shown(), is_stopped=True)
     except GensiftError as error:
-        yield Frame(shown(), problem=one_line(error))
+        yield FrameOf(shown(), problem=one_line(error))
     else:
-        yield Frame(shown(), found=ended[0])
+        yield FrameOf(shown(), found=ended[0])
 
 
-def reader(context: AppContext, given: Mapping[str, Any]) -> Callable[[], Request]:
+def reader(context: AppContext, given: JsonObject) -> Callable[[], Request]:
     """Reads a request against the limits of the app."""
     return lambda: read_request(given, context.options, context.models)
 

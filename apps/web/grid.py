@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from apps.web.live import Card, Snapshot, Verdict
+from apps.web.live import Card, Snapshot, StageRow
 
 MAX_CARDS = 96
 
@@ -50,21 +50,21 @@ def error_html(text: str) -> str:
     return f'<p class="gs-error" role="alert"><strong>Not done.</strong> {escape(text)}</p>'
 
 
-def verdicts_html(verdicts: Sequence[Verdict]) -> str:
+def stages_html(stages: Sequence[StageRow]) -> str:
     """The stages as a table, the sifting tree in words."""
     rows = "".join(
         f"<tr><td>{escape(v.name)}</td><td>{v.scored}</td><td>{v.kept}</td>"
         f"<td>{score_text(v.best)}</td></tr>"
-        for v in verdicts
+        for v in stages
     )
-    heads = "".join(f"<th scope='col'>{h}</th>" for h in ("after", "judged", "kept", "best score"))
+    heads = "".join(f"<th scope='col'>{h}</th>" for h in ("after", "scored", "kept", "best score"))
     return f'<table class="gs-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def score_text(score: float | None) -> str:
     """A score as it stands below a picture."""
     if score is None:
-        return "not judged yet"
+        return "not scored yet"
     if not math.isfinite(score):
         return str(score)
     return f"{score:.3f}"

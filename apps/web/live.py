@@ -6,11 +6,14 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from apps.web.encoding import picture_uri
 from apps.web.request_queue import Task
 from gensift.trace import Stage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StageRow:
     """One stage in words and numbers, for the table below the grid."""
 
     name: str
@@ -53,7 +56,7 @@ class Snapshot:
         done, total: of the main work; total 0 where it is not known.
         counts: work so far by name, with what is planned.
         cards: in order of the candidates.
-        verdicts: in order.
+        stages: in order.
         seconds: since the work began.
     """
 
@@ -62,7 +65,7 @@ class Snapshot:
     total: int = 0
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     cards: tuple[Card, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
+    stages: tuple[StageRow, ...] = ()
     seconds: float = 0.0
 
 
@@ -82,7 +85,7 @@ class LiveView:
         self._task = task
         self._lock = threading.Lock()
         self._cards: dict[int, Card] = {}
-        self._verdicts: list[Verdict] = []
+        self._stages: list[StageRow] = []
         self._counts: dict[str, tuple[int, int]] = {}
         self._phase = "Loading the model"
         self._main = (0, 0)
@@ -102,7 +105,7 @@ class LiveView:
         """What is being done now."""
         with self._lock:
             self._phase = phase
-        self._told()
+        self._report()
 
     def on_progress(self, event: str, done: int, total: int) -> None:
         """See `samplers.output.Progress`."""
@@ -115,21 +118,21 @@ class LiveView:
                 self._counts[_NAMES.get(event, event)] = done, total
             if event == "scale":
                 self._main, self._phase = (done, total), "Drawing scale by scale"
-        self._told()
+        self._report()
 
     def on_stage(self, prompt_index: int, stage: Stage) -> None:
         """See `samplers.output.OnStage`."""
         name = _stage_name(stage)
         with self._lock:
             for candidate, score in zip(stage.alive, stage.combined, strict=True):
-                self._scorer(candidate, score, stage, name)
+                self._score(candidate, score, stage, name)
             finite = [score for score in stage.combined if math.isfinite(score)]
             best = max(finite, default=math.nan)
-            self._verdicts.append(Verdict(name, len(stage.alive), len(stage.kept), best))
+            self._stages.append(StageRow(name, len(stage.alive), len(stage.kept), best))
             self._has_final = self._has_final or stage.is_final
-        self._told()
+        self._report()
 
-    def on_previews(self, step: int, pictures: Mapping[int, Any]) -> None:
+    def on_previews(self, step: int, pictures: Mapping[int, Image]) -> None:
         """Early estimates by candidate, made after `step` (counted from 1)."""
         with self._lock:
             for candidate, picture in pictures.items():
@@ -137,7 +140,7 @@ class LiveView:
                 if card is not None and not card.is_out:
                     uri = picture_uri(picture)
                     self._cards[candidate] = replace(card, picture=uri, made_at=f"step {step}")
-        self._told()
+        self._report()
 
     @property
     def takes_previews(self) -> bool:
@@ -158,11 +161,11 @@ class LiveView:
                 total=self._main[1],
                 counts=dict(self._counts),
                 cards=tuple(self._cards[index] for index in sorted(self._cards)),
-                verdicts=tuple(self._verdicts),
+                stages=tuple(self._stages),
                 seconds=self._task.seconds,
             )
 
-    def _scorer(self, candidate: int, score: float, stage: Stage, name: str) -> None:
+    def _score(self, candidate: int, score: float, stage: Stage, name: str) -> None:
         card = self._cards.get(candidate, Card(candidate))
         picture = stage.previews.get(candidate)
         if picture is not None:
@@ -170,7 +173,7 @@ class LiveView:
         fate, is_out = _fate(candidate, stage, name)
         self._cards[candidate] = replace(card, score=score, fate=fate, is_out=is_out)
 
-    def _told(self) -> None:
+    def _report(self) -> None:
         self._task.tell()
         self._task.check()
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from apps.jobs.devices import load_reward_on
 from apps.jobs.options import GenerateOptions
-from apps.jobs.preparation import check_modality, load_model
+from apps.jobs.preparation import RewardOptions, Rewards, load_model
+from apps.modalities.registry import MODALITIES, PICTURES, AnyModality, check_pipeline
 from apps.web.options import AppOptions
 from gensift.conversion import strict_json
 from gensift.errors import ConfigError
+from gensift.protocols import JsonObject, Pipeline
 from gensift.zoo.catalog import ZOO
 from samplers.exchange import ALONE, Exchange
+
+if TYPE_CHECKING:
+    from rewards.protocol import Reward
 
 MAX_LOADED = 4
 
 
 @dataclass
 class _Loaded:
-    pipeline: Any
-    rewards: dict[str, Any] = field(default_factory=dict)
+    pipeline: Pipeline
+    rewards: Rewards = field(default_factory=dict)
 
 
 class Models:
@@ -77,30 +81,35 @@ class Models:
         self,
         options: GenerateOptions,
         model: str,
-        of_rewards: Mapping[str, Mapping[str, Any]],
+        of_rewards: RewardOptions,
         exchange: Exchange = ALONE,
         *,
-        modality: str = "image",
-    ) -> tuple[Any, dict[str, Any]]:
+        modality: AnyModality | None = None,
+    ) -> tuple[Pipeline, Rewards]:
         """As `apps.jobs.preparation.load_models`, from memory where that was asked for before."""
-        found = self._pipeline(options, self.check(model), exchange)
-        check_modality(found.pipeline, model, modality)
+        modality = modality or MODALITIES.get(PICTURES)
+        found = self._pipeline(options, self.check(model), exchange, modality)
+        check_pipeline(found.pipeline, model, modality)
         return found.pipeline, {
             name: self._reward(found, options, self.check_reward(name), given)
             for name, given in of_rewards.items()
         }
 
-    def _pipeline(self, options: GenerateOptions, model: str, exchange: Exchange) -> _Loaded:
+    def _pipeline(
+        self, options: GenerateOptions, model: str, exchange: Exchange, modality: AnyModality
+    ) -> _Loaded:
         with self._lock:
-            found = self._loaded.pop(model, None) or _Loaded(load_model(options, model, exchange))
+            found = self._loaded.pop(model, None) or _Loaded(
+                load_model(options, model, exchange, modality)
+            )
             self._loaded[model] = found  # the last one used is the last one dropped
             while len(self._loaded) > MAX_LOADED:
                 del self._loaded[next(iter(self._loaded))]
             return found
 
     def _reward(
-        self, found: _Loaded, options: GenerateOptions, name: str, given: Mapping[str, Any]
-    ) -> Any:
+        self, found: _Loaded, options: GenerateOptions, name: str, given: JsonObject
+    ) -> Reward:
         from gensift.pipelines.loading import resolve_device
 
         key = strict_json([name, given])

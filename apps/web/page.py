@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
 from apps.web.app_context import AppContext
 from apps.web.choosing import session_of
-from apps.web.tabs import TABS
+from apps.web.tabs import tabs
 
 KEPT_S = 3600
 """Seconds that Gradio keeps a served file."""
@@ -18,18 +16,19 @@ HEAD = (
 )
 
 
-def build(context: AppContext) -> Any:
+def build(context: AppContext) -> gr.Blocks:
     """The page, not yet served: a Gradio `Blocks`."""
 
     def leave(request: gr.Request) -> None:
         """Stop the work of a visitor who closes the page."""
         context.request_queue.cancel(session_of(request))
 
+    page: gr.Blocks
     with gr.Blocks(
         title="gensift", analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S), fill_width=True
     ) as page:
         gr.HTML(HEAD)
-        for title, build_tab in TABS:
+        for title, build_tab in tabs():
             with gr.Tab(title, id=title.lower(), elem_id=f"tab-{title.lower()}"):
                 build_tab(context)
         page.load(context.warm_up, api_visibility="private", queue=False)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from apps.web import budget
 from apps.web.encoding import data_uri, figure_uri, picture_uri
-from apps.web.grid import score_text, verdicts_html
+from apps.web.grid import score_text, stages_html
 from apps.web.live import Snapshot
 from apps.web.picture_search import FoundPicture
 
@@ -24,17 +24,17 @@ NOT_BY_SEED = (
 class OutcomePage:
     """The components that show a result, and what fills them."""
 
-    components: list[Any]
+    components: list[Component]
 
-    def empty(self) -> list[Any]:
+    def empty(self) -> list[object]:
         """Nothing to show yet."""
         return [gr.update(visible=False), *(gr.skip() for _ in self.components[1:])]
 
-    def unchanged(self) -> list[Any]:
+    def unchanged(self) -> list[object]:
         """Leave all as it is."""
         return [gr.skip() for _ in self.components]
 
-    def filled(self, found: FoundPicture, snapshot: Snapshot) -> list[Any]:
+    def filled(self, found: FoundPicture, snapshot: Snapshot) -> list[object]:
         """A result."""
         return [
             gr.update(visible=True),
@@ -43,7 +43,7 @@ class OutcomePage:
             found.code or NOT_BY_SEED,
             found.command,
             tree_html(found),
-            verdicts_html(snapshot.verdicts),
+            stages_html(snapshot.stages),
             budget_html(found),
         ]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from apps.jobs.results import write_prompt
-from apps.jobs.run import PLAN
+from apps.modalities.picture.modality import PICTURE
 from apps.web.app_context import AppContext, Session, prepared, run_folder
 from apps.web.live import LiveView
 from apps.web.previews import forming_pictures
@@ -15,9 +15,12 @@ from apps.web.request_queue import Task
 from apps.web.requests import Request
 from apps.web.snippets import snippet
 from gensift.cost import Cost
-from gensift.errors import UnsupportedPipelineError
+from gensift.runs import PLAN
 from gensift.trace import PromptTrace
 from samplers.output import SamplerOutput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class FoundPicture:
 
     folder: Path
     prompt: str
-    picture: Any
+    picture: Image
     seed: int
     reward: float
     first_reward: float | None
@@ -65,10 +68,7 @@ def search_pictures(
     view.say(f"Loading {request.model or 'the model'}")
     with prepared(context, request) as session:
         task.check()
-        if session.job.sampler_class.modality != "image":
-            raise UnsupportedPipelineError(
-                f"{request.sampler} makes no pictures; choose it on its own tab."
-            )
+        PICTURE.check_sampler(request.sampler, session.job.modality.name)
         plan = session.plan
         view.plan(session.counts.seeds, plan.cost.nfe)
         output = _watched(session, view)
@@ -98,7 +98,7 @@ def _write(
     (result,), (trace,) = output.results, output.trace.prompts
     with run_folder(context, session) as folder:
         folder.write_json(PLAN, plan.to_dict())
-        folder.append_result(write_prompt(folder, job.config, output, 0, "trace"))
+        folder.append_result(write_prompt(folder, job, output, 0))
         folder.write_summary({**output.cost.to_dict(), "planned": plan.cost.to_dict()})
     return FoundPicture(
         folder=folder.path,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from apps.web.encoding import picture_uri
 from apps.web.grid import error_html, status_html
-from apps.web.policy_work import Acted, PolicyComparison, PolicySnapshot
+from apps.web.policy_work import Acted, Floats, PolicyComparison, PolicySnapshot
+from samplers.policy.episode import ActedEpisode
 
-Paths = Mapping[str, Sequence[np.ndarray[Any, Any]]]
+Paths = Mapping[str, Sequence[Floats]]
 VIEWS = (("from above", 0, 1), ("from the side", 1, 2))
 """Title of a view, and which of x, y, z (metres) go right and up in it."""
 SIDE = 260
@@ -42,7 +42,7 @@ def comparison_html(found: PolicyComparison) -> str:
     )
 
 
-def paths_html(paths: Paths, goals: Sequence[np.ndarray[Any, Any]]) -> str:
+def paths_html(paths: Paths, goals: Sequence[Floats]) -> str:
     """Where the hands of all robots went, in two views; goals are rings."""
     drawn = [path for episodes in paths.values() for path in episodes if len(path)]
     if not drawn:
@@ -59,13 +59,13 @@ def _view(
     title: str,
     axes: Sequence[int],
     paths: Paths,
-    goals: Sequence[np.ndarray[Any, Any]],
-    points: np.ndarray[Any, Any],
+    goals: Sequence[Floats],
+    points: Floats,
 ) -> str:
     low = points[:, axes].min(0) - MARGIN
     scale = SIDE / (points[:, axes].max(0) + MARGIN - low).max()
 
-    def place(point: np.ndarray[Any, Any]) -> tuple[float, float]:
+    def place(point: Floats) -> tuple[float, float]:
         right, up = (point[list(axes)] - low) * scale
         return round(float(right), 1), round(SIDE - float(up), 1)
 
@@ -114,7 +114,7 @@ def _table(sides: Sequence[Acted]) -> str:
     )
 
 
-def _outcome(episode: Any) -> str:
+def _outcome(episode: ActedEpisode) -> str:
     if episode.is_success:
         return f'<td class="gs-right">✓ reached, {episode.steps} actions</td>'
     return f'<td class="gs-wrong">✗ not reached in {episode.steps}</td>'

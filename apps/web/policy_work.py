@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -20,10 +20,14 @@ from apps.web.schedules import ShownSchedule
 from apps.web.stopping import stoppable
 from gensift.cost import Cost
 from gensift.errors import ConfigError
+from gensift.protocols import CallArguments, Pipeline
 from gensift.randomness import candidate_seed, make_generators
+from samplers.policy.episode import ActedEpisode
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from samplers.policy.frames import Frame
 
 SAMPLER = "policy"
 UNCACHED = "uncached"
@@ -31,7 +35,9 @@ PLANS = 8
 """Moments of the uncached episodes at which plans are timed and compared."""
 _HAND, _GOAL = slice(0, 3), slice(18, 21)
 
-Seen = list[list[np.ndarray[Any, Any]]]
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.floating[Any]]]
+
+Seen: TypeAlias = list[list[Floats]]
 """What each robot has seen so far, one array per moment."""
 
 
@@ -51,9 +57,9 @@ class Acted:
 
     name: str
     folder: Path
-    episodes: tuple[Any, ...]
-    paths: tuple[np.ndarray[Any, Any], ...]
-    goals: tuple[np.ndarray[Any, Any], ...]
+    episodes: tuple[ActedEpisode, ...]
+    paths: tuple[Floats, ...]
+    goals: tuple[Floats, ...]
     cost: Cost
     command: str
 
@@ -108,8 +114,8 @@ class PolicySnapshot:
     """
 
     phase: str = "Waiting"
-    paths: Mapping[str, Sequence[np.ndarray[Any, Any]]] | None = None
-    goals: Sequence[np.ndarray[Any, Any]] = ()
+    paths: Mapping[str, Sequence[Floats]] | None = None
+    goals: Sequence[Floats] = ()
     seconds: float = 0.0
 
 
@@ -134,7 +140,7 @@ class PolicyView:
             self._seen[name] = [[] for _ in range(count)]
             return self._seen[name]
 
-    def see(self, name: str, number: int, observation: Any) -> None:
+    def see(self, name: str, number: int, observation: Floats) -> None:
         """Take what robot `number` sees now."""
         with self._lock:
             self._seen[name][number].append(np.array(observation))
@@ -180,7 +186,7 @@ def compare_policy(
     return PolicyComparison(task=request.prompt, plain=plain, cached=cached, plans=plans)
 
 
-def path_of(seen: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+def path_of(seen: Sequence[Floats]) -> Floats:
     """Where the hand was, metres `(moments, 3)`, of observations `(45,)`."""
     return np.array([one[_HAND] for one in seen]).reshape(-1, 3)
 
@@ -191,14 +197,14 @@ def _act(context: AppContext, request: Request, task: Task, view: PolicyView) ->
     with prepared(context, request) as session, stoppable(session.job.pipeline, task):
         seen = view.watch(name, session.plan.num_candidates)
 
-        def see(number: int, environment: Any, observation: Any) -> None:
-            view.see(name, number, observation)
+        def see(frame: Frame) -> None:
+            view.see(name, frame.number, frame.observation)
 
         view.say(f"Acting, {name}")
-        output = session.run(lambda event, done, total: None, on_frame=see)
+        output = session.run(on_step=see)
         (result,) = output.results
         with run_folder(context, session) as folder:
-            folder.append_result(write_prompt(folder, session.job.config, output, 0, "trace"))
+            folder.append_result(write_prompt(folder, session.job, output, 0))
             folder.write_summary({**output.cost.to_dict(), "planned": session.plan.cost.to_dict()})
         return (
             Acted(
@@ -225,7 +231,7 @@ def _plan_in_turns(session: Session, cache: str, seen: Seen, seed: int) -> Plans
         own, other = candidate_seed(seed, 0, number), candidate_seed(seed, 1, number)
         plain, plain_time = _plan(pipe, look, own, call)
         from_other_noise, _ = _plan(pipe, look, other, call)
-        attached: Any = enable_cache(pipe, cache)
+        attached = enable_cache(pipe, cache)
         try:
             cached, cached_time = _plan(pipe, look, own, call)
         finally:
@@ -243,7 +249,7 @@ def _plan_in_turns(session: Session, cache: str, seen: Seen, seed: int) -> Plans
     )
 
 
-def _plan(pipe: Any, look: Tensor, seed: int, call: Mapping[str, Any]) -> tuple[Tensor, float]:
+def _plan(pipe: Pipeline, look: Tensor, seed: int, call: CallArguments) -> tuple[Tensor, float]:
     """One robot's plan before it is scaled back, and the seconds that it took."""
     start = time.perf_counter()
     output = pipe(look[None], generator=make_generators([seed]), output_type="latent", **call)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from PIL import Image
 
+from gensift.denoising.bound import BoundPipeline
 from gensift.denoising.observer import StepEvent
 from gensift.pipelines.loading import call_defaults, load_preview_decoder
-from samplers.diffusion.attach import PipelineCall
+from gensift.protocols import CallArguments, Pipeline
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.callback import observe_steps
 from samplers.diffusion.preview import Previewer
 from samplers.scoring import thumbnail
@@ -23,9 +24,9 @@ OnPreviews = Callable[[int, Mapping[int, Image.Image]], None]
 
 @contextmanager
 def forming_pictures(
-    pipe: Any,
+    pipe: Pipeline,
     prompt: str,
-    call: Mapping[str, Any],
+    call: CallArguments,
     num_candidates: int,
     show: OnPreviews,
     is_wanted: Callable[[], bool],
@@ -54,7 +55,7 @@ def forming_pictures(
         yield True
 
 
-def _previewer(pipe: Any, prompt: str, call: Mapping[str, Any]) -> Previewer | None:
+def _previewer(pipe: Pipeline, prompt: str, call: CallArguments) -> Previewer | None:
     if getattr(pipe, "scheduler", None) is None:
         return None
     decoder = load_preview_decoder(pipe, "auto")
@@ -62,4 +63,4 @@ def _previewer(pipe: Any, prompt: str, call: Mapping[str, Any]) -> Previewer | N
         return None
     arguments = call_defaults(pipe) | dict(call) | {"prompt": [prompt]}
     height, width = PipelineCall.bind(pipe, type(pipe).__call__, (), arguments).size
-    return Previewer(pipe, height, width, decoder=decoder)
+    return Previewer(BoundPipeline.of(pipe), height, width, decoder=decoder)

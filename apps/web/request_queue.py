@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any
+from typing import TypeVar
 
 from gensift.errors import ConfigError
+
+FoundT = TypeVar("FoundT")
 
 REFRESH_S = 0.3
 """Least time between two pictures of the work in progress."""
@@ -70,7 +72,7 @@ class Task:
         """Wall time since the work began; 0 while it waits."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
-    def begin(self, work: Callable[[Task], Any]) -> Any:
+    def begin(self, work: Callable[[Task], FoundT]) -> FoundT:
         """Do the work; called in the thread that works."""
         self._began = time.monotonic()
         self.check()
@@ -91,7 +93,7 @@ class RequestQueue:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gensift-work")
 
     def follow(
-        self, session: str, work: Callable[[Task], Any], on_end: Callable[[Any], None]
+        self, session: str, work: Callable[[Task], FoundT], on_end: Callable[[FoundT], None]
     ) -> Iterator[int]:
         """Have `work(task)` done, and hand its result to `on_end`.
 
@@ -105,7 +107,7 @@ class RequestQueue:
 
         Raises:
             ConfigError: too many are waiting.
-            Cancelled: the work was stopped, or the desk is closed.
+            Cancelled: the work was stopped, or the queue is closed.
         """
         task, future = self._enter(session, work)
         try:
@@ -152,7 +154,7 @@ class RequestQueue:
     def _pace(self) -> None:
         time.sleep(REFRESH_S / 3)
 
-    def _enter(self, session: str, work: Callable[[Task], Any]) -> tuple[Task, Future[Any]]:
+    def _enter(self, session: str, work: Callable[[Task], FoundT]) -> tuple[Task, Future[FoundT]]:
         with self._lock:
             if self._is_closed:
                 raise Cancelled

@@ -9,12 +9,14 @@ from typing import Any, get_args
 
 from apps.jobs.options import GenerateOptions, sampler_fields
 from apps.jobs.prompts import gather_prompts
+from apps.jobs.sampler_classes import sampler_class
 from apps.web.models import Models
 from apps.web.options import AppOptions
 from gensift.config import OptionRow, check, describe, from_dict, option, to_dict
 from gensift.conversion import is_union, strict_json
 from gensift.errors import ConfigError
-from samplers.registry import SAMPLERS
+from gensift.protocols import JsonObject
+from samplers.base import Plan
 
 TOKENS_PER_ROW = 1000
 """Tokens that count as much as a denoiser row, where `max_rows` bounds the work."""
@@ -35,13 +37,13 @@ class Request:
     height: int | None = option(None, minimum=8, help="Height of the picture, pixels.")
     seed: int = option(0, minimum=0, maximum=2**63 - 1, help="Number all randomness derives from.")
     cache: str | None = option(None, help="Feature cache: ertacache or bac.")
-    options: dict[str, Any] = option({}, help="Options of the sampler, by name.")
+    options: JsonObject = option({}, help="Options of the sampler, by name.")
 
     def __post_init__(self) -> None:
         check(self)
 
 
-def read_request(given: Mapping[str, Any], limits: AppOptions, models: Models) -> Request:
+def read_request(given: JsonObject, limits: AppOptions, models: Models) -> Request:
     """Check what was asked for; nothing heavy is loaded.
 
     Raises:
@@ -50,7 +52,7 @@ def read_request(given: Mapping[str, Any], limits: AppOptions, models: Models) -
     request = from_dict(Request, {k: v for k, v in given.items() if v is not None})
     _check_sizes(request, limits)
     gather_prompts([request.prompt], None)
-    sampler: Any = SAMPLERS.get(request.sampler)
+    sampler = sampler_class(request.sampler)
     models.check(request.model or sampler.default_model)
     if request.reward is not None:
         models.check_reward(request.reward)
@@ -60,7 +62,7 @@ def read_request(given: Mapping[str, Any], limits: AppOptions, models: Models) -
         sampler.config_class,
         sampler_fields(generate_options(request, limits), sampler.config_class),
     )
-    _refuse_paths(config, models)
+    refuse_paths(config, models)
     # Also where they came among the options of the sampler.
     _check_bounds(config, {"num_candidates": limits.max_candidates})
     is_timed = getattr(config, "budget_unit", None) == "seconds"
@@ -113,7 +115,7 @@ def command_line(request: Request) -> str:
     return shlex.join(words)
 
 
-def check_plan(plan: Any, limits: AppOptions) -> None:
+def check_plan(plan: Plan, limits: AppOptions) -> None:
     """Refuse more work than is allowed here.
 
     Raises:
@@ -171,7 +173,7 @@ def _check_sizes(request: Request, limits: AppOptions) -> None:
     _check_bounds(request, bounds)
 
 
-def _check_bounds(given: Any, bounds: Mapping[str, int]) -> None:
+def _check_bounds(given: object, bounds: Mapping[str, int]) -> None:
     problems = [
         f"`{name}` is {value}; at most {most} is allowed here"
         for name, most in bounds.items()
@@ -181,7 +183,7 @@ def _check_bounds(given: Any, bounds: Mapping[str, int]) -> None:
         raise ConfigError.from_problems("The request", problems)
 
 
-def _refuse_paths(config: Any, models: Models) -> None:
+def refuse_paths(config: object, models: Models) -> None:
     """Refuse texts that could name a file or a model: only defaults and what is offered pass."""
     values = dict(_flat(to_dict(config)))
     for row in describe(type(config)):

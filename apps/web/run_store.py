@@ -9,6 +9,7 @@ from typing import Any
 
 from gensift.errors import ConfigError
 from gensift.files import TEMPORARY_PATTERN
+from gensift.protocols import JsonObject
 from gensift.runs import LOCK, RESULTS, SUMMARY
 
 STEPS = "steps.json"
@@ -28,8 +29,8 @@ class Run:
     """
 
     path: Path
-    summary: dict[str, Any]
-    lines: list[dict[str, Any]]
+    summary: JsonObject
+    lines: list[JsonObject]
 
     @property
     def files(self) -> list[Path]:

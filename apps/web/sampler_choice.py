@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
+from apps.jobs.sampler_classes import SamplerClass, summary_of
 from apps.web.choosing import samplers_of
 from apps.web.widgets import OptionWidgets, option_widgets
+from gensift.protocols import JsonObject
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,15 @@ class SamplerChoice:
         options: per sampler.
     """
 
-    sampler: Any
+    sampler: gr.Dropdown
     options: dict[str, OptionWidgets]
 
     @property
-    def components(self) -> list[Any]:
+    def components(self) -> list[Component]:
         """The dropdown, and the widgets of all options."""
         return [self.sampler, *(c for w in self.options.values() for c in w.components)]
 
-    def read(self, values: Sequence[Any]) -> dict[str, Any]:
+    def read(self, values: Sequence[object]) -> JsonObject:
         """Sampler and options, out of the values of `components`.
 
         Raises:
@@ -44,7 +46,9 @@ class SamplerChoice:
         return {"sampler": name}  # whoever reads it refuses it
 
 
-def choose_sampler(modality: str, first: str, prefix: str, model: Any = None) -> SamplerChoice:
+def choose_sampler(
+    modality: str, first: str, prefix: str, model: gr.Dropdown | None = None
+) -> SamplerChoice:
     """Make the widgets inside the current layout block.
 
     Args:
@@ -62,8 +66,8 @@ def choose_sampler(modality: str, first: str, prefix: str, model: Any = None) ->
             with gr.Group(visible=name == first) as groups[name]:
                 options[name] = option_widgets(cls.config_class)
 
-    def choose(name: str) -> list[Any]:
-        followed = [] if model is None else [found[name].default_model]
+    def choose(name: str) -> list[object]:
+        followed: list[object] = [] if model is None else [found[name].default_model]
         return [_about(found[name]), *followed, *(gr.update(visible=name == n) for n in groups)]
 
     sampler.change(
@@ -77,6 +81,5 @@ def choose_sampler(modality: str, first: str, prefix: str, model: Any = None) ->
     return SamplerChoice(sampler, options)
 
 
-def _about(cls: Any) -> str:
-    summary = (cls.__doc__ or "").strip().partition("\n")[0]
-    return f'<p class="gs-hint">{escape(summary)}</p>'
+def _about(cls: SamplerClass) -> str:
+    return f'<p class="gs-hint">{escape(summary_of(cls))}</p>'

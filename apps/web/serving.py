@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from apps.console import say, silence_libraries
 from apps.web.options import AppOptions
 from gensift.errors import ConfigError
 
 if TYPE_CHECKING:
+    from gradio import Blocks
+
     from apps.web.app_context import AppContext
 
 STYLE = Path(__file__).with_name("style.css")
@@ -50,18 +52,18 @@ def make_context(options: AppOptions) -> AppContext:
     return AppContext(options)
 
 
-def build_page(context: AppContext) -> Any:
+def build_page(context: AppContext) -> Blocks:
     """The page, not yet served."""
     from apps.web.page import build
 
     return build(context)
 
 
-def launch(page: Any, options: AppOptions) -> Any:
+def launch(page: Blocks, options: AppOptions) -> tuple[object, str, str | None]:
     """Start the server in a thread of its own; returns Gradio's app, local and public address."""
     from apps.web.page import theme
 
-    return page.launch(
+    found: tuple[object, str, str | None] = page.launch(
         server_name=options.host,
         server_port=options.port or free_port(options.host),
         share=options.share,
@@ -81,6 +83,7 @@ def launch(page: Any, options: AppOptions) -> Any:
         theme=theme(),
         css_paths=[STYLE],
     )
+    return found
 
 
 def check_port(host: str, port: int) -> None:

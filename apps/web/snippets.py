@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from gensift.pipelines.loading import OWN_PIPELINES, device_of
+from gensift.protocols import CallArguments, Pipeline
 from gensift.zoo.catalog import ZOO
+from samplers.output import PromptResult
 
 
-def snippet(model: str, pipeline: Any, result: Any, call: Mapping[str, Any]) -> str:
+def snippet(model: str, pipeline: Pipeline, result: PromptResult, call: CallArguments) -> str:
     """Python that draws the winner by a plain pipeline call.
 
     Args:
@@ -26,7 +25,7 @@ def snippet(model: str, pipeline: Any, result: Any, call: Mapping[str, Any]) -> 
     return "\n".join(lines)
 
 
-def _loading(model: str, pipeline: Any) -> list[str]:
+def _loading(model: str, pipeline: Pipeline) -> list[str]:
     device, dtype = str(device_of(pipeline)), str(pipeline.dtype)
     settings = "" if dtype == "torch.float32" else f", dtype={dtype}"
     move = "" if device == "cpu" else f'.to("{device}")'

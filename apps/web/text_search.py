@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from apps.jobs.results import write_prompt
+from apps.modalities.text.modality import TEXT
+from apps.modalities.text.streaming import TextStep
 from apps.web.app_context import AppContext, Session, prepared, run_folder
 from apps.web.request_queue import Task
 from apps.web.requests import Request
 from apps.web.run_store import STEPS
 from gensift.cost import Cost
-from gensift.errors import UnsupportedPipelineError
+from samplers.output import SamplerOutput
 
 PLAIN = "decode"
 """The sampler that others are compared with."""
@@ -29,7 +31,7 @@ class Answers:
         prompt: the prompt.
         texts: one per candidate.
         rewards: one per text; empty without a reward.
-        judge: name of the reward, or empty.
+        scorer: name of the reward, or empty.
         cost: of all.
         command: that does the same on the command line.
     """
@@ -52,7 +54,7 @@ class TextSnapshot:
         phase: in words.
         step: steps taken.
         texts: with a low line for every mask.
-        done, total: tokens that are settled.
+        done, total: tokens that are committed.
         seconds: since the work began.
     """
 
@@ -82,8 +84,8 @@ class TextView:
         if event == "denoise":
             self._show(done=done, total=total)
 
-    def on_step(self, step: Any) -> None:
-        """Take a `samplers.text.call.Watched` step."""
+    def on_step(self, step: TextStep) -> None:
+        """Take a `samplers.text.call.StepSnapshot`."""
         self._rows.append(list(step.texts))
         self._show(step=step.index + 1, texts=tuple(step.texts))
 
@@ -130,21 +132,20 @@ def write_texts(
 def _write(context: AppContext, request: Request, view: TextView) -> Answers:
     view.say("Loading the model")
     with prepared(context, request) as session:
-        if session.job.sampler_class.modality != "text":
-            raise UnsupportedPipelineError(
-                f"{request.sampler} writes no texts; choose it on its own tab."
-            )
+        TEXT.check_sampler(request.sampler, session.job.modality.name)
         view.say(f"Decoding with {request.sampler}")
         output = session.run(view.on_progress, on_step=view.on_step)
         return _keep(context, session, output, view.take_steps())
 
 
-def _keep(context: AppContext, session: Session, output: Any, steps: list[list[str]]) -> Answers:
+def _keep(
+    context: AppContext, session: Session, output: SamplerOutput, steps: list[list[str]]
+) -> Answers:
     job = session.job
     (result,), (trace,) = output.results, output.trace.prompts
     with run_folder(context, session) as folder:
         folder.write_json(STEPS, {"sampler": session.request.sampler, "steps": steps})
-        folder.append_result(write_prompt(folder, job.config, output, 0, "trace"))
+        folder.append_result(write_prompt(folder, job, output, 0))
         folder.write_summary({**output.cost.to_dict(), "planned": session.plan.cost.to_dict()})
     place = {seed: index for index, seed in enumerate(result.seeds)}
     order = [place[seed] for seed in trace.seeds if seed in place]

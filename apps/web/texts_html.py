@@ -1,17 +1,17 @@
-"""Texts as HTML: forming, judged, and compared with each other. All text is escaped."""
+"""Texts as HTML: forming, scored, and compared with each other. All text is escaped."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 
 from apps.web.grid import score_text, status_html
 from apps.web.text_search import Answers, TextSnapshot
 from gensift.errors import ConfigError
-from gensift.zoo.countdown.expressions import canonical
+from gensift.zoo.catalog import checker_of
 
-COUNTDOWN = "countdown"
 MAX_MAPPED = 24
 """Texts of a similarity map; more would not be readable."""
 
@@ -83,7 +83,7 @@ def _column(found: Answers) -> str:
 def _summary(found: Answers) -> str:
     forms = [_form(text, found.scorer) for text in found.texts]
     words = f"{len(found.texts)} answers, {len(set(forms))} different"
-    if found.scorer == COUNTDOWN:
+    if checker_of(found.scorer) is not None:
         right = [form for form, reward in zip(forms, found.rewards, strict=True) if reward > 0]
         ways = len(set(right))
         words = f"{len(right)} of {len(forms)} right, by {ways} way{'s' if ways != 1 else ''}"
@@ -91,20 +91,19 @@ def _summary(found: Answers) -> str:
 
 
 def _form(text: str, scorer: str) -> str:
-    """What counts as the same answer: of Countdown the normal form of an expression."""
-    if scorer != COUNTDOWN:
-        return " ".join(text.split())
-    try:
-        return canonical(text)
-    except ConfigError:
-        return " ".join(text.split())
+    """What counts as the same answer: the normal form of it, where the task has one."""
+    checker = checker_of(scorer)
+    if checker is not None:
+        with suppress(ConfigError):
+            return checker.normal_form(text)
+    return " ".join(text.split())
 
 
 def _mark(found: Answers, at: int) -> str:
     if not found.rewards:
         return ""
     reward = found.rewards[at]
-    if found.scorer != COUNTDOWN:
+    if checker_of(found.scorer) is None:
         return f' <span class="gs-mark">{score_text(reward)}</span>'
     name, kind = ("right", "gs-right") if reward > 0 else ("wrong", "gs-wrong")
     sign = "✓" if reward > 0 else "✗"

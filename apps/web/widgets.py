@@ -7,10 +7,12 @@ from dataclasses import MISSING, dataclass
 from typing import Any, get_args
 
 import gradio as gr
+from gradio.components import Component
 
 from apps.web.requests import is_free_text
 from gensift.config import OptionRow, describe, parse_overrides
 from gensift.conversion import is_union
+from gensift.protocols import JsonObject
 
 SHARED = ("num_candidates", "num_outputs", "max_rows", "budget", "budget_unit")
 """Options of samplers that the page asks for elsewhere, or not at all."""
@@ -26,17 +28,17 @@ class OptionWidgets:
         components: one for each of `rows`.
     """
 
-    cls: type[Any]
+    cls: type[object]
     rows: tuple[OptionRow, ...]
-    components: tuple[Any, ...]
+    components: tuple[Component, ...]
 
-    def read(self, values: Sequence[Any]) -> dict[str, Any]:
+    def read(self, values: Sequence[object]) -> JsonObject:
         """The options that differ from their defaults, by name.
 
         Raises:
             ConfigError: a text cannot be read as its option's type.
         """
-        given: dict[str, Any] = {}
+        given: JsonObject = {}
         texts = []
         for row, value in zip(self.rows, values, strict=True):
             if isinstance(value, str) and not row.choices:
@@ -46,7 +48,7 @@ class OptionWidgets:
         return given | parse_overrides(texts, self.cls)
 
 
-def option_widgets(cls: type[Any], leave_out: Sequence[str] = SHARED) -> OptionWidgets:
+def option_widgets(cls: type[object], leave_out: Sequence[str] = SHARED) -> OptionWidgets:
     """Make the widgets inside the current layout block.
 
     Options that take any text are left out: they name files or models, which visitors do not choose
@@ -58,7 +60,7 @@ def option_widgets(cls: type[Any], leave_out: Sequence[str] = SHARED) -> OptionW
     return OptionWidgets(cls, rows, tuple(_widget(row) for row in rows))
 
 
-def optional_number(name: str, info: str, elem_id: str) -> Any:
+def optional_number(name: str, info: str, elem_id: str) -> gr.Textbox:
     """A field for a number that may be left out; it gives text."""
     return gr.Textbox(
         "",
@@ -70,12 +72,12 @@ def optional_number(name: str, info: str, elem_id: str) -> Any:
     )
 
 
-def whole_number(text: str) -> Any:
+def whole_number(text: str) -> int | str | None:
     """The number in such a field, None where it is empty; anything else is refused later on."""
     return int(text) if text.strip().isdecimal() else text.strip() or None
 
 
-def _widget(row: OptionRow) -> Any:
+def _widget(row: OptionRow) -> Component:
     label, info = row.name.replace("_", " ").replace(".", ": "), row.help
     if row.annotation is bool:
         return gr.Checkbox(value=bool(row.default), label=label, info=info)
@@ -107,15 +109,15 @@ def _shown_default(row: OptionRow) -> Any:
     return None if row.default is MISSING else row.default
 
 
-def _members(row: OptionRow) -> set[Any]:
+def _members(row: OptionRow) -> set[object]:
     return set(get_args(row.annotation)) if is_union(row.annotation) else {row.annotation}
 
 
-def _origins(row: OptionRow) -> set[Any]:
+def _origins(row: OptionRow) -> set[object]:
     return {getattr(member, "__origin__", member) for member in _members(row)}
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     if value is None or value is MISSING:
         return "chosen by the sampler"
     if isinstance(value, (tuple, list)):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
 
 import torch
 
@@ -18,25 +17,25 @@ from caches.bac.sums import SummedBlock, summed_blocks
 from caches.bac.units import Outputs, UnitSlot
 from caches.blocks import PlacedUnit, units_of
 from caches.cache import Cache, DenoiserCache
-from caches.call import CachedCall
+from caches.call import Batch, CachedCall
 from caches.row_store import RowStore
 from gensift.denoising.modules import is_compiled_whole
 from gensift.errors import ConfigError, UnsupportedPipelineError
+from gensift.protocols import Pipeline
 
 
 class BAC(Cache):
     """Answers for sub-blocks whose schedule reuses them with what they returned before."""
 
     name = "bac"
-    config_class: ClassVar[type[BACConfig]] = BACConfig
+    config: BACConfig
 
     def __init__(self, config: BACConfig) -> None:
         """Make a cache for one pipeline at a time."""
-        super().__init__()
-        self.config = self.plan = config
-        self.fingerprint = config.fingerprint
+        super().__init__(config)
+        self.plan = config
 
-    def check(self, pipe: Any) -> None:
+    def check(self, pipe: Pipeline) -> None:
         """See `Cache.check`."""
         super().check(pipe)
         _refuse_whole_graphs(pipe)
@@ -51,7 +50,7 @@ class BAC(Cache):
         return _CachedUnits(self, module)
 
 
-def _refuse_whole_graphs(pipe: Any) -> None:
+def _refuse_whole_graphs(pipe: Pipeline) -> None:
     if is_compiled_whole(pipe):
         raise UnsupportedPipelineError(
             "bac has other sub-blocks run at every step, and a denoiser that is compiled as a "
@@ -99,7 +98,7 @@ class _CachedUnits(DenoiserCache):
     """The sub-blocks of one denoiser."""
 
     def __init__(self, cache: BAC, module: torch.nn.Module) -> None:
-        super().__init__(cache._tally)
+        super().__init__(cache.tally)
         self._cache = cache
         self._module = module
         placed = {unit.name: unit for unit in units_of(module)}
@@ -125,9 +124,9 @@ class _CachedUnits(DenoiserCache):
     def run(
         self,
         call: CachedCall,
-        given: Any,
-        denoise: Callable[[], Any],
-    ) -> Any:
+        given: Batch,
+        denoise: Callable[[], object],
+    ) -> object:
         """See `DenoiserCache.run`."""
         turn = self._turn(call.step_index)
         try:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
+from caches.bac.cache import BAC
 from caches.bac.config import BACConfig, UnitSchedule
+from caches.bac.options import BACOptions
 from caches.bac.recorder import SimilarityRecorder, SimilarityStatistics
 from caches.evaluation import Denoising
+from caches.fingerprint import fingerprint_of
+from caches.method import Calibrated, OnStage
+from caches.options import Prompts
 from caches.planning.bubbling import Unit, bubbling_union, largest_variation
+from caches.planning.fewest import fewest_updates
 from caches.planning.segments import best_anchors
 from caches.planning.uniform import uniform_updates
-from caches.profile import fingerprint_of
 from caches.recording import recorded
 from gensift.errors import ConfigError
 
@@ -20,7 +25,38 @@ BlockPolicy = Literal["blockwise", "shared", "uniform"]
 _FEED_FORWARDS = ("feed-forward", "fused")
 
 
-def record_similarity(denoising: Denoising, prompts: Sequence[Any]) -> SimilarityStatistics:
+def calibrate(
+    denoising: Denoising, prompts: Prompts, options: BACOptions, on_stage: OnStage
+) -> Calibrated[BACConfig]:
+    """Record `prompts` once, and find the schedules that do what is asked for.
+
+    Raises:
+        ConfigError: the aim cannot be reached.
+        UnsupportedPipelineError: the pipeline cannot be recorded.
+    """
+    statistics = record_similarity(denoising, prompts)
+    bubbling = min(options.num_bubbling, len(statistics.units))
+    on_stage("choosing the schedules")
+
+    def schedules(count: int) -> dict[str, tuple[int, ...]]:
+        return block_schedules(statistics, count, num_bubbling=bubbling)
+
+    if options.max_error is None:
+        count = updates_for_speedup(statistics, options.speedup, bubbling)
+    else:
+        uncached = denoising.run(prompts)
+
+        def error(updates: int) -> float:
+            cache = BAC(config_of(denoising, statistics, schedules(updates)))
+            return uncached.error_of(denoising.run(prompts, cache))
+
+        count = fewest_updates(statistics.num_steps, error, options.max_error)
+    chosen = schedules(count)
+    config = config_of(denoising, statistics, chosen)
+    return Calibrated(config, predicted_speedup(statistics, chosen))
+
+
+def record_similarity(denoising: Denoising, prompts: Prompts) -> SimilarityStatistics:
     """Run the prompts uncached and record all sub-blocks; see `SimilarityRecorder`."""
     recorder = SimilarityRecorder()
     denoising.run(prompts, recorder)
@@ -44,8 +80,8 @@ def block_schedules(
             sub-block for all; "uniform" evenly spaced ones.
         num_bubbling: sub-blocks (those that change most) which are also computed whenever a
             feed-forward behind them is; 0 for none. Of "blockwise" only.
-        always_update_last: compute all sub-blocks at the last step, too. No later step mends what
-            is wrong there, which similarity does not know.
+        always_update_last: compute all sub-blocks at the last step, too. No later step corrects
+            what is wrong there, which similarity does not know.
 
     Raises:
         ConfigError: `num_updates` or `num_bubbling` is out of range.

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from caches.fingerprint import Fingerprint
 from caches.other_steps import OtherSteps, nearest_steps
-from caches.profile import Fingerprint, read_config
+from caches.profile import read_config
 from gensift.config import check, option
 
 

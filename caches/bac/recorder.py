@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from caches.bac.units import Outputs, UnitSlot
 from caches.blocks import Kind, units_of
 from caches.cache import Cache, DenoiserCache
-from caches.call import CachedCall
+from caches.call import Batch, CachedCall
 from caches.evaluation import now
-from caches.profile import scheduled_sigmas
+from caches.fingerprint import scheduled_sigmas
 from caches.recording import RecordingPart, recorded
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = NDArray[np.float64]
 # Numbers kept of one row's output of one sub-block at one step. All sub-blocks of FLUX over 28
 # steps would take 100 GiB in full; evenly spaced samples of this many give cosines to about 0.01.
 _SAMPLES = 8192
@@ -97,25 +97,26 @@ class SimilarityRecorder(Cache):
 
 class _Recorder(RecordingPart):
     def __init__(self, recorder: SimilarityRecorder, module: torch.nn.Module) -> None:
-        super().__init__(recorder._tally)
+        super().__init__(recorder.tally)
         self._recorder = recorder
         self._slots = [UnitSlot(unit) for unit in units_of(module)]
         for slot in self._slots:
             slot.run = self._timed(slot)
         # Per context: for each sub-block its samples at each step so far.
-        self._seen: dict[Any, dict[str, list[Tensor]]] = {}
+        self._seen: dict[Hashable, dict[str, list[Tensor]]] = {}
 
     def run(
         self,
         call: CachedCall,
-        given: Any,
-        denoise: Callable[[], Any],
-    ) -> Any:
+        given: Batch,
+        denoise: Callable[[], object],
+    ) -> object:
         """See `DenoiserCache.run`."""
         statistics = recorded(self._recorder.statistics)
         step_index = recorded(call.step_index)
         self.tally.computed += len(call.rows.rows)
-        statistics.latents = tuple(given[0].shape)
+        if isinstance(given[0], Tensor):
+            statistics.latents = tuple(given[0].shape)
         start = now()
         try:
             output = denoise()
@@ -140,8 +141,8 @@ class _Recorder(RecordingPart):
         for slot in reversed(self._slots):
             slot.detach()
 
-    def _timed(self, slot: UnitSlot) -> Callable[[Callable[[], Any]], Any]:
-        def run(compute: Callable[[], Any]) -> Any:
+    def _timed(self, slot: UnitSlot) -> Callable[[Callable[[], object]], object]:
+        def run(compute: Callable[[], object]) -> object:
             start = now()
             output = compute()
             self._statistics_of(slot).seconds += now() - start

@@ -24,10 +24,10 @@ class SummedBlock:
         """Leave the block as it was."""
         self._replaced.remove()
 
-    def _adding(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+    def _adding(self, plain: Callable[..., object]) -> Callable[..., object]:
         slots, name = self._slots, self._hidden_argument
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> object:
             hidden = args[0] if args else kwargs[name]
             terms = []
             for slot in slots:

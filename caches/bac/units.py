@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
-from diffusers.hooks.hooks import ModelHook
 from torch import Tensor
 
 from caches.blocks import PlacedUnit
 from caches.row_store import with_tokens
-from gensift.denoising.modules import AttachedHook, ReplacedMethod
+from gensift.denoising.modules import AttachedHook, ForwardHook, ReplacedMethod
 
 Outputs = tuple[Tensor, ...]
 
@@ -35,7 +33,7 @@ class UnitSlot:
         self.taken: Outputs | None = None
         self.is_tuple = False
         self._num_unread = 0
-        self.run: Callable[[Callable[[], Any]], Any] = lambda compute: compute()
+        self.run: Callable[[Callable[[], object]], object] = lambda compute: compute()
         self._attached: list[AttachedHook | ReplacedMethod] = []
         if unit.method is None:
             for module in unit.also:
@@ -53,7 +51,7 @@ class UnitSlot:
         for attached in reversed(self._attached):
             attached.remove()
 
-    def answer(self, batch: Tensor, compute: Callable[[], Any]) -> Any:
+    def answer(self, batch: Tensor, compute: Callable[[], object]) -> object:
         """What the sub-block returns to its block: given outputs if they fit, else its own."""
         if self.given is not None and self.fits(batch):
             kept: tuple[Tensor | None, ...] = (*self.given, *[None] * self._num_unread)
@@ -65,14 +63,14 @@ class UnitSlot:
         self._num_unread = len(outputs) - len(self.taken)
         return output
 
-    def _answering(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        def answer(batch: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _answering(self, plain: Callable[..., object]) -> Callable[..., object]:
+        def answer(batch: Tensor, *args: object, **kwargs: object) -> object:
             return self.answer(batch, lambda: plain(batch, *args, **kwargs))
 
         return answer
 
-    def _passing_by(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        def pass_by(batch: Tensor) -> Any:
+    def _passing_by(self, plain: Callable[..., object]) -> Callable[..., object]:
+        def pass_by(batch: Tensor) -> object:
             if self.given is not None and self.fits(batch):
                 return batch
             return self.run(lambda: plain(batch))
@@ -94,36 +92,36 @@ class UnitSlot:
         return is_same
 
 
-class _OutputHook(ModelHook):  # type: ignore[misc]
+class _OutputHook(ForwardHook):
     """On the module whose output is that of the sub-block."""
 
     def __init__(self, slot: UnitSlot) -> None:
         super().__init__()
         self._slot = slot
 
-    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def new_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> object:
         """Stand in for `module.forward`."""
         batch = _first_tensor(args, kwargs)
-        return self._slot.answer(batch, lambda: self.fn_ref.original_forward(*args, **kwargs))
+        return self._slot.answer(batch, lambda: self.plain_forward(*args, **kwargs))
 
 
-class _ContributorHook(ModelHook):  # type: ignore[misc]
+class _ContributorHook(ForwardHook):
     """On a module that works for the sub-block's output alone, and is not needed on reuse."""
 
     def __init__(self, slot: UnitSlot) -> None:
         super().__init__()
         self._slot = slot
 
-    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def new_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> object:
         """Stand in for `module.forward`."""
         if self._slot.given is not None:
             batch = _first_tensor(args, kwargs)
             if self._slot.fits(batch):
                 # Without channels, what is done to it until the output costs nothing.
                 return batch.new_empty(*batch.shape[:-1], 0)
-        return self._slot.run(lambda: self.fn_ref.original_forward(*args, **kwargs))
+        return self._slot.run(lambda: self.plain_forward(*args, **kwargs))
 
 
-def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _first_tensor(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Tensor:
     """The batch that a module is called with."""
     return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))

@@ -7,27 +7,28 @@ constant error of 0.119), rows that follow a search, and schedules of any spacin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from caches.body import Body
 from caches.cache import Cache, DenoiserCache
-from caches.call import CachedCall
+from caches.call import Batch, CachedCall
 from caches.ertacache.config import ERTACacheConfig, StepRectification
-from caches.ertacache.outputs import (
+from caches.graphs import between_graphs, outside_graphs
+from caches.outputs import (
     as_tensor,
     channel_dim,
     matching,
     prediction_in,
     with_prediction,
 )
-from caches.graphs import between_graphs, outside_graphs
 from caches.planning.timesteps import adjusted_sigmas
 from caches.row_store import RowStore
 from gensift.errors import ConfigError
+from gensift.protocols import Pipeline
 
 # Solvers whose schedule may be moved in the middle: one evaluation per step, no history, and
 # timesteps that are just the noise levels on another scale.
@@ -38,15 +39,14 @@ class ERTACache(Cache):
     """Answers the steps that its schedule reuses with the last evaluation that was made."""
 
     name = "ertacache"
-    config_class: ClassVar[type[ERTACacheConfig]] = ERTACacheConfig
+    config: ERTACacheConfig
 
     def __init__(self, config: ERTACacheConfig) -> None:
         """Make a cache for one pipeline at a time."""
-        super().__init__()
-        self.config = self.plan = config
-        self.fingerprint = config.fingerprint
+        super().__init__(config)
+        self.plan = config
 
-    def check(self, pipe: Any) -> None:
+    def check(self, pipe: Pipeline) -> None:
         """See `Cache.check`."""
         super().check(pipe)
         scheduler = type(pipe.scheduler).__name__
@@ -71,20 +71,20 @@ class _ReusedDenoiser(DenoiserCache):
     """What is kept of one denoiser's evaluations."""
 
     def __init__(self, cache: ERTACache, module: torch.nn.Module) -> None:
-        super().__init__(cache._tally)
+        super().__init__(cache.tally)
         self._cache = cache
         self._body = Body(module) if cache.config.residual == "body" else None
         self._kept = RowStore(is_padded=self._body is not None and self._body.is_padded)
         # Per context: an output without rows.
-        self._forms: dict[Any, Any] = {}
+        self._forms: dict[Hashable, object] = {}
 
     @between_graphs
     def run(
         self,
         call: CachedCall,
-        given: Any,
-        denoise: Callable[[], Any],
-    ) -> Any:
+        given: Batch,
+        denoise: Callable[[], object],
+    ) -> object:
         """See `DenoiserCache.run`."""
         kept = self._recalled(call)
         residual = None
@@ -98,7 +98,7 @@ class _ReusedDenoiser(DenoiserCache):
         if not is_reused:
             self._keep(call, given, output, residual)
         elif self._body is not None:
-            output = self._mended(call, output)
+            output = self._corrected(call, output)
         return output
 
     def select(self, sources: Mapping[int, int], num_candidates: int) -> None:
@@ -147,7 +147,9 @@ class _ReusedDenoiser(DenoiserCache):
         return self._kept.get(call.context, call.rows.rows)
 
     @outside_graphs
-    def _keep(self, call: CachedCall, given: Any, output: Any, residual: Tensor | None) -> None:
+    def _keep(
+        self, call: CachedCall, given: Batch, output: object, residual: Tensor | None
+    ) -> None:
         """Keep what the next step reuses, if it does."""
         if call.step_index is None or not self._is_reused(call.step_index + 1):
             return
@@ -163,18 +165,18 @@ class _ReusedDenoiser(DenoiserCache):
         self._forms[call.context] = with_prediction(output, prediction[:0])
 
     @outside_graphs
-    def _rebuilt(self, call: CachedCall, given: Any, kept: Tensor) -> Any:
+    def _rebuilt(self, call: CachedCall, given: Batch, kept: Tensor) -> object:
         """The output of which `kept` was left, for the latents `given` now."""
         form, latents = self._forms[call.context], as_tensor(given)
         assert latents is not None  # as it was when the rows of this layout were kept
         empty = prediction_in(form)
-        dtype = latents.dtype if isinstance(empty, list) else empty.dtype
+        dtype = empty.dtype if isinstance(empty, Tensor) else latents.dtype
         is_increment = self._cache.plan.residual == "increment"
         predicted = kept + matching(latents, kept) if is_increment else kept
         return with_prediction(form, self._rectified(call, predicted).to(dtype, copy=True))
 
     @outside_graphs
-    def _mended(self, call: CachedCall, output: Any) -> Any:
+    def _corrected(self, call: CachedCall, output: object) -> object:
         """The denoiser's own output, rectified."""
         predicted = as_tensor(prediction_in(output))
         if predicted is None:

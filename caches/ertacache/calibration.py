@@ -1,18 +1,24 @@
-"""Calibrating an ERTACache: record once, choose the schedule, then what mends its error."""
+"""Calibrating an ERTACache: record once, choose the schedule, then what corrects its error."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from caches.ertacache.cache import EULER_SOLVERS, ERTACache
+from caches.ertacache.closed_loop import closed_loop_updates
 from caches.ertacache.config import ERTACacheConfig, ResidualMode, StepRectification
+from caches.ertacache.options import ERTACacheOptions
 from caches.ertacache.recorder import ReuseRecorder, ReuseStatistics, ShareRule
 from caches.evaluation import Denoising, Outcome
+from caches.fingerprint import fingerprint_of
+from caches.method import Calibrated, OnStage
+from caches.options import Prompts
+from caches.planning.fewest import fewest_updates
 from caches.planning.rectification import choose_rectification
 from caches.planning.segments import best_segments
 from caches.planning.threshold import reuse_below
-from caches.profile import fingerprint_of
 from caches.recording import recorded
 from gensift.errors import ConfigError
 
@@ -25,9 +31,84 @@ class Schedule:
     mode: ResidualMode
 
 
+class _Limits(TypedDict):
+    """What every schedule keeps to; see `choose_schedule`."""
+
+    must_update: tuple[int, ...]
+    max_reuse: int
+
+
+def calibrate(
+    denoising: Denoising, prompts: Prompts, options: ERTACacheOptions, on_stage: OnStage
+) -> Calibrated[ERTACacheConfig]:
+    """Record `prompts` once, and find the schedule that does what is asked for.
+
+    Raises:
+        ConfigError: the aim cannot be reached, or the denoiser has no such residual.
+        UnsupportedPipelineError: the pipeline cannot be recorded.
+    """
+    statistics = record_reuse(denoising, prompts, options.max_reuse)
+    on_stage("choosing the schedule")
+    uncached = denoising.run(prompts)
+    modes = [mode for mode in statistics.modes if options.residual in ("auto", mode)]
+    configs = [
+        plain_config(denoising, statistics, schedule)
+        for mode in modes
+        for schedule in _schedules(denoising, prompts, uncached, statistics, options, mode)
+    ]
+    if not configs:
+        raise ConfigError(
+            f"`residual` is {options.residual!r}, which this denoiser does not have; it has "
+            f"{', '.join(statistics.modes)}. Give one of those, or auto."
+        )
+    # Which residual errs least over a whole run is not what single steps say: runs tell.
+    config = min(
+        configs, key=lambda found: uncached.error_of(denoising.run(prompts, ERTACache(found)))
+    )
+    variants: dict[str, float] = {}
+    if options.correct:
+        on_stage("correcting its error")
+        config, variants = best_variant(denoising, prompts, uncached, config, statistics)
+    return Calibrated(config, statistics.speedup(config.residual, len(config.updates)), variants)
+
+
+def _schedules(
+    denoising: Denoising,
+    prompts: Prompts,
+    uncached: Outcome,
+    statistics: ReuseStatistics,
+    options: ERTACacheOptions,
+    mode: ResidualMode,
+) -> list[Schedule]:
+    """The schedule that does what is asked for with this residual; none if it cannot."""
+    last = statistics.num_steps - 1
+    limits: _Limits = {
+        "must_update": (0, last) if options.always_last else (0,),
+        "max_reuse": options.max_reuse,
+    }
+    if options.closed_loop and options.threshold is not None:
+        if mode == "body":
+            return []
+        updates = closed_loop_updates(denoising, prompts, options.threshold, mode, **limits)
+        return [Schedule(updates=updates, mode=mode)]
+    if options.threshold is not None:
+        return [threshold_schedule(statistics, options.threshold, mode, **limits)]
+    if options.max_error is None:
+        count = updates_for_speedup(statistics, mode, options.speedup)
+    else:
+
+        def error(updates: int) -> float:
+            schedule = choose_schedule(statistics, updates, mode, **limits)
+            config = plain_config(denoising, statistics, schedule)
+            return uncached.error_of(denoising.run(prompts, ERTACache(config)))
+
+        count = fewest_updates(statistics.num_steps, error, options.max_error)
+    return [choose_schedule(statistics, count, mode, **limits)]
+
+
 def record_reuse(
     denoising: Denoising,
-    prompts: Sequence[str],
+    prompts: Prompts,
     max_reuse: int,
     moved: ERTACacheConfig | None = None,
 ) -> ReuseStatistics:
@@ -104,7 +185,7 @@ def threshold_schedule(
 def plain_config(
     denoising: Denoising, statistics: ReuseStatistics, schedule: Schedule
 ) -> ERTACacheConfig:
-    """A cache of this schedule alone, without steps moved or errors mended."""
+    """A cache of this schedule alone, without steps moved or errors corrected."""
     return ERTACacheConfig(
         num_steps=statistics.num_steps,
         updates=schedule.updates,
@@ -154,15 +235,15 @@ def can_move_steps(denoising: Denoising) -> bool:
 
 def best_variant(
     denoising: Denoising,
-    prompts: Sequence[str],
+    prompts: Prompts,
     uncached: Outcome,
     config: ERTACacheConfig,
     statistics: ReuseStatistics,
 ) -> tuple[ERTACacheConfig, dict[str, float]]:
     """The variant of `config` that ends nearest to the uncached runs, and the error of each.
 
-    Tried are the schedule alone, with its steps moved, with errors mended, and with both; moments
-    for the latter are recorded anew on the moved steps.
+    Tried are the schedule alone, with its steps moved, with errors corrected, and with both;
+    moments for the latter are recorded anew on the moved steps.
     """
     variants = {"policy": config, "rectified": with_rectification(config, statistics)}
     if can_move_steps(denoising):

@@ -6,17 +6,18 @@ uncached runs (`caches.planning.threshold`) needs no run for a further threshold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from caches.cache import Cache, DenoiserCache
-from caches.call import CachedCall
-from caches.ertacache.outputs import as_tensor, matching, prediction_in, with_prediction
+from caches.call import Batch, CachedCall
 from caches.evaluation import Denoising
+from caches.options import Prompts
+from caches.outputs import as_tensor, matching, prediction_in, with_prediction
 from caches.recording import RecordingPart
 from gensift.errors import UnsupportedPipelineError
 
@@ -25,7 +26,7 @@ StepResidual = Literal["increment", "output"]
 
 def closed_loop_updates(
     denoising: Denoising,
-    prompts: Sequence[str],
+    prompts: Prompts,
     threshold: float,
     mode: StepResidual = "increment",
     *,
@@ -83,16 +84,16 @@ class _ClosedLoop(Cache):
 
 class _Part(RecordingPart):
     def __init__(self, loop: _ClosedLoop, module: torch.nn.Module) -> None:
-        super().__init__(loop._tally)
+        super().__init__(loop.tally)
         self._loop = loop
-        self._kept: dict[Any, Tensor] = {}
+        self._kept: dict[Hashable, Tensor] = {}
 
     def run(
         self,
         call: CachedCall,
-        given: Any,
-        denoise: Callable[[], Any],
-    ) -> Any:
+        given: Batch,
+        denoise: Callable[[], object],
+    ) -> object:
         """See `DenoiserCache.run`."""
         output = denoise()
         self.tally.computed += len(call.rows.rows)

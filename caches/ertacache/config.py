@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from caches.fingerprint import Fingerprint
 from caches.other_steps import OtherSteps, nearest_steps
-from caches.profile import Fingerprint, read_config
+from caches.profile import read_config
 from gensift.config import check, option
 
 ResidualMode = Literal["increment", "output", "body"]

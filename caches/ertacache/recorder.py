@@ -6,23 +6,24 @@ Only running sums are kept, and the outputs of the last few steps; never all lat
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from caches.body import Body
 from caches.cache import Cache, DenoiserCache
-from caches.call import CachedCall
+from caches.call import Batch, CachedCall
 from caches.ertacache.cache import branch_of, move_steps
 from caches.ertacache.config import ERTACacheConfig, ResidualMode
-from caches.ertacache.outputs import as_tensor, channel_dim, matching, prediction_in
 from caches.evaluation import now
+from caches.fingerprint import scheduled_sigmas
+from caches.outputs import as_tensor, channel_dim, matching, prediction_in
 from caches.planning.rectification import Moments
-from caches.profile import scheduled_sigmas
 from caches.recording import RecordingPart, recorded
 from gensift.errors import UnsupportedPipelineError
 
@@ -33,7 +34,7 @@ ShareRule = Literal["velocity", "change"]
 its change since the step before. The sources of the paper differ. By the latter, a step that reuses
 the one before is as wrong as the velocity has changed, so that it gets next to no length."""
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = NDArray[np.float64]
 
 
 @dataclass
@@ -149,20 +150,20 @@ class ReuseRecorder(Cache):
 
 class _Recorder(RecordingPart):
     def __init__(self, recorder: ReuseRecorder, module: torch.nn.Module) -> None:
-        super().__init__(recorder._tally)
+        super().__init__(recorder.tally)
         self._recorder = recorder
         try:
             self._body: Body | None = Body(module)
         except UnsupportedPipelineError:  # no blocks that are known: the other modes remain
             self._body = None
-        self._past: dict[Any, deque[_Past]] = {}
+        self._past: dict[Hashable, deque[_Past]] = {}
 
     def run(
         self,
         call: CachedCall,
-        given: Any,
-        denoise: Callable[[], Any],
-    ) -> Any:
+        given: Batch,
+        denoise: Callable[[], object],
+    ) -> object:
         """See `DenoiserCache.run`."""
         self.tally.computed += len(call.rows.rows)
         statistics, start = recorded(self._recorder.statistics), now()
@@ -205,7 +206,7 @@ class _Recorder(RecordingPart):
         latest: _Past,
         latents: Tensor,
         prediction: Tensor,
-        denoise: Callable[[], Any],
+        denoise: Callable[[], object],
     ) -> None:
         statistics, step = recorded(self._recorder.statistics), recorded(call.step_index)
         statistics.latents = tuple(latents.shape[1:])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import torch
 
+from gensift.protocols import Arguments, CallArguments
+
 
 def bind_arguments(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
+    module: torch.nn.Module, args: tuple[object, ...], kwargs: CallArguments
+) -> Arguments:
     """Arguments of a call of `module` by name, all of which may be given as keywords.
 
     LoRA scales are looked up among keywords. The signature is that of the class, as hooks hide the
@@ -21,7 +22,7 @@ def bind_arguments(
     cls: Any = type(module)
     signature = _signature(cls)
     bound = signature.bind(module, *args, **kwargs)
-    arguments: dict[str, Any] = {}
+    arguments: Arguments = {}
     for name, value in list(bound.arguments.items())[1:]:
         if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
             arguments.update(value)
@@ -31,7 +32,7 @@ def bind_arguments(
 
 
 def argument_of(
-    module: torch.nn.Module, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    module: torch.nn.Module, name: str, args: tuple[object, ...], kwargs: CallArguments
 ) -> Any:
     """One argument of a call of `module`, without the time it takes to bind them all."""
     return kwargs[name] if name in kwargs else args[parameters_of(module).index(name)]

@@ -7,19 +7,37 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from diffusers import ConfigMixin, FluxPipeline
 from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
+from diffusers.models.attention_dispatch import AttentionBackendName as AttentionBackendName
+from diffusers.models.attention_dispatch import attention_backend as attention_backend
+from diffusers.models.attention_dispatch import dispatch_attention_fn as dispatch_attention_fn
+from diffusers.models.embeddings import get_timestep_embedding as get_timestep_embedding
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import get_module_execution_device, unwrap_module
 
+from gensift.denoising.copies import (
+    State,
+    attribute_before,
+    cannot_be_copied,
+    leave_out_of_copies,
+    without_attribute,
+)
 from gensift.denoising.families import DenoiserFamily, denoiser_components, family_of
 from gensift.errors import UnsupportedPipelineError
+from gensift.protocols import AnyFunction, Pipeline, Scheduler
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 _numbers = itertools.count()
+_PREFIX = "gensift_"
 
 
-def denoisers_of(pipe: Any) -> list[torch.nn.Module]:
+def denoisers_of(pipe: Pipeline) -> list[torch.nn.Module]:
     """The denoisers of a pipeline, out of any torch.compile wrapper; two for two-expert Wan.
 
     Raises:
@@ -36,7 +54,7 @@ def denoisers_of(pipe: Any) -> list[torch.nn.Module]:
     return found
 
 
-def family_of_pipeline(pipe: Any) -> DenoiserFamily:
+def family_of_pipeline(pipe: Pipeline) -> DenoiserFamily:
     """The family of the pipeline's denoiser.
 
     Raises:
@@ -51,13 +69,50 @@ def execution_device(module: torch.nn.Module) -> torch.device:
     return device
 
 
-def move_scheduler(scheduler: Any, step: int) -> None:
+def execution_device_of(pipe: Pipeline) -> torch.device:
+    """Where the inputs of a pipeline's models must lie, also while these are offloaded."""
+    own: torch.device | str = getattr(pipe, "device", "cpu")
+    device: torch.device | None = getattr(pipe, "_execution_device", None)
+    return torch.device(own) if device is None else device
+
+
+def moved_for_call(method: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Decorate a model's method beside `forward`, so that offloading fetches the model for it."""
+    found: Callable[Parameters, Result] = apply_forward_hook(method)
+    return found
+
+
+def takes_attention_backend(processor: object) -> bool:
+    """Whether an attention processor goes by the backend that is set for its model."""
+    return hasattr(processor, "_attention_backend")
+
+
+def config_arguments(model_class: type[ConfigMixin]) -> set[str]:
+    """Names of what the constructor of a model class takes from a config."""
+    return set(model_class._get_init_keys(model_class)) - {"self"}
+
+
+def flux_tokens(latents: torch.Tensor) -> torch.Tensor:
+    """FLUX latents `(batch, channels, height, width)` as its tokens, four pixels each."""
+    packed: torch.Tensor = FluxPipeline._pack_latents(latents, *latents.shape)
+    return packed
+
+
+def flux_token_places(height: int, width: int) -> torch.Tensor:
+    """Places `(height * width, 3)`, float32 on the CPU, of FLUX tokens in rows and columns."""
+    places: torch.Tensor = FluxPipeline._prepare_latent_image_ids(
+        1, height, width, torch.device("cpu"), torch.float32
+    )
+    return places
+
+
+def move_scheduler(scheduler: Scheduler, step: int) -> None:
     """Make `step` the next one that a scheduler takes from its table of sigmas, in mid-run.
 
     Schedulers without such a table (DDIM) go by the timestep alone; nothing is to be done there.
     """
     if hasattr(scheduler, "_step_index"):
-        scheduler._step_index = step
+        vars(scheduler)["_step_index"] = step
 
 
 def unwrapped(module: Any) -> Any:
@@ -65,7 +120,7 @@ def unwrapped(module: Any) -> Any:
     return unwrap_module(module)
 
 
-def is_compiled_whole(pipe: Any) -> bool:
+def is_compiled_whole(pipe: Pipeline) -> bool:
     """Whether torch.compile was given a denoiser of the pipeline, and not just its blocks."""
     given = [getattr(pipe, name, None) for name in denoiser_components()]
     modules = [module for module in given if isinstance(module, torch.nn.Module)]
@@ -87,16 +142,51 @@ def hooks_on(module: torch.nn.Module) -> list[Any]:
     return list(registry.hooks.values()) if registry is not None else []
 
 
+class ForwardHook(ModelHook):  # type: ignore[misc]
+    """A hook whose `new_forward(module, *args, **kwargs)` stands in for the forward of a module."""
+
+    @property
+    def plain_forward(self) -> Callable[..., Any]:
+        """The forward that it stands in for."""
+        found: Callable[..., Any] = self.fn_ref.original_forward
+        return found
+
+
+class ContextHook(ForwardHook):
+    """A hook that is told the name of the pipeline's context, and when a pipeline call ends.
+
+    Attributes:
+        context: where it is told.
+    """
+
+    # diffusers tells only stateful hooks; it looks for the attribute in which it leaves the name.
+    _is_stateful = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = ContextName()
+
+
 class AttachedHook:
     """A hook on a module, and the way back; the module is as before once it is removed."""
 
     def __init__(self, module: torch.nn.Module, hook: ModelHook, kind: str) -> None:
         """Register `hook` as the outermost one, under a name that begins with `kind`."""
         self.module, self.hook = module, hook
-        self._name = f"gensift_{kind}_{next(_numbers)}"
+        self._name = f"{_PREFIX}{kind}_{next(_numbers)}"
+        before = attribute_before(module, "forward")
         self._had_forward = "forward" in vars(module)
         HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, self._name)
         self._installed = vars(module)["forward"]
+        take_off = without_attribute(module, "forward", before)
+
+        def leave_out(state: State) -> None:
+            take_off(state)
+            registry = state.pop("_diffusers_hook", None)
+            if any(not name.startswith(_PREFIX) for name in getattr(registry, "hooks", ())):
+                raise cannot_be_copied(module)
+
+        self._forget = leave_out_of_copies(module, leave_out)
 
     def remove(self) -> None:
         """Take the hook off, if it is the outermost; below another one it stays."""
@@ -104,6 +194,7 @@ class AttachedHook:
         # The registry can only take off its last hook.
         if not hooks or hooks[-1] is not self.hook:
             return
+        self._forget()
         own = vars(self.module)
         current = own.get("forward")
         registry = HookRegistry.check_if_exists_or_initialize(self.module)
@@ -133,16 +224,19 @@ class ReplacedMethod:
     """A method of one module replaced by a function, and the way back."""
 
     def __init__(
-        self, module: torch.nn.Module, name: str, around: Callable[[Callable[..., Any]], Any]
+        self, module: torch.nn.Module, name: str, around: Callable[[AnyFunction], Any]
     ) -> None:
         """Call `around(plain)` instead of the method `name`, given the method as it was."""
         self._module, self._name = module, name
         self._before = vars(module).get(name)
+        before = attribute_before(module, name)
         self._installed = around(getattr(module, name))
         setattr(module, name, self._installed)
+        self._forget = leave_out_of_copies(module, without_attribute(module, name, before))
 
     def remove(self) -> None:
         """Put the method back, unless something else has replaced it since."""
+        self._forget()
         own = vars(self._module)
         if own.get(self._name) is not self._installed:
             return

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from gensift.denoising.copies import attribute_before, leave_out_of_copies, without_attribute
 from gensift.denoising.prediction import (
     SchedulerStep,
     is_flow,
@@ -24,6 +25,7 @@ from gensift.denoising.prediction import (
 )
 from gensift.denoising.scheduler_rows import copy_history, snapshot, try_step
 from gensift.errors import ConfigError
+from gensift.protocols import AnyFunction, PipelineOutput, Scheduler
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ BeforeStep = Callable[[StepEvent], Sequence[int] | None]
 
 @contextmanager
 def observe_scheduler(
-    scheduler: Any,
+    scheduler: Scheduler,
     on_step: OnStep,
     *,
     num_steps: Callable[[], int] | None = None,
@@ -110,14 +112,18 @@ def observe_scheduler(
             with its latents, network output and solver history, and its own noise.
     """
     outer = vars(scheduler).get("step")
+    before = attribute_before(scheduler, "step")
     watcher = _Watcher(scheduler, on_step, num_steps, live_rows, before_step)
-    scheduler.step = MethodType(_watched_step(scheduler, scheduler.step, watcher), scheduler)
+    own = vars(scheduler)
+    own["step"] = MethodType(_watched_step(scheduler, scheduler.step, watcher), scheduler)
+    forget = leave_out_of_copies(scheduler, without_attribute(scheduler, "step", before))
     try:
         yield
     finally:
-        del scheduler.step
+        forget()
+        del own["step"]
         if outer is not None:
-            scheduler.step = outer
+            own["step"] = outer
 
 
 def keep_rows(latents: torch.Tensor, order: Sequence[int], num_rows: int) -> torch.Tensor:
@@ -152,7 +158,7 @@ class _Watcher:
 
     def __init__(
         self,
-        scheduler: Any,
+        scheduler: Scheduler,
         on_step: OnStep,
         num_steps: Callable[[], int] | None,
         live_rows: Callable[[], tuple[int, ...] | None] | None,
@@ -165,7 +171,7 @@ class _Watcher:
         self._step_index = 0
 
     def rows_before(
-        self, scheduler: Any, model_output: Any, timestep: Any, sample: Any
+        self, scheduler: Scheduler, model_output: Any, timestep: Any, sample: Any
     ) -> Sequence[int] | None:
         """What `before_step` says of the step to come."""
         if self._before_step is None:
@@ -206,13 +212,11 @@ class _Watcher:
         return step.output if replacement is None else _with_latents(step.output, replacement)
 
 
-def _watched_step(
-    scheduler: Any, inner: Callable[..., Any], watcher: _Watcher
-) -> Callable[..., Any]:
+def _watched_step(scheduler: Scheduler, inner: AnyFunction, watcher: _Watcher) -> AnyFunction:
     # Pipelines look for `eta` and `generator` in the signature, so it must show through.
     @functools.wraps(type(scheduler).step)
     def step(
-        self: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any
+        self: Any, model_output: Any, timestep: Any, sample: Any, *args: object, **kwargs: Any
     ) -> Any:
         # A deep copy carries this method too, and must step itself, unwatched.
         if self is not scheduler:
@@ -228,7 +232,7 @@ def _watched_step(
     return step
 
 
-def _with_latents(output: Any, latents: torch.Tensor) -> Any:
+def _with_latents(output: PipelineOutput, latents: torch.Tensor) -> Any:
     if isinstance(output, tuple):
         return (latents, *output[1:])
     if is_dataclass(output) and not isinstance(output, type):

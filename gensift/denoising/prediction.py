@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from gensift.errors import UnsupportedPipelineError
+from gensift.protocols import PipelineOutput, Scheduler
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +29,11 @@ class SchedulerStep:
         output: what `step` returned, tuple or dataclass.
     """
 
-    scheduler: Any
+    scheduler: Scheduler
     model_output: torch.Tensor
     timestep: Any
     sample: torch.Tensor
-    output: Any
+    output: PipelineOutput
 
 
 Estimate = Callable[[], torch.Tensor]
@@ -100,7 +101,7 @@ def supported_schedulers() -> tuple[str, ...]:
     return tuple(sorted(_RULES))
 
 
-def check_scheduler(scheduler: Any) -> None:
+def check_scheduler(scheduler: Scheduler) -> None:
     """Raise UnsupportedPipelineError unless x0 can be had from this scheduler's class."""
     _rule_of(scheduler)
 
@@ -139,7 +140,7 @@ def sigma_of(step: SchedulerStep) -> Callable[[], float]:
     return ratio
 
 
-def is_flow(scheduler: Any) -> bool:
+def is_flow(scheduler: Scheduler) -> bool:
     """Whether sigmas are those of x = (1 - sigma) x0 + sigma e rather than x = x0 + sigma e."""
     config = scheduler.config
     return (
@@ -149,7 +150,7 @@ def is_flow(scheduler: Any) -> bool:
     )
 
 
-def _rule_of(scheduler: Any) -> Callable[[SchedulerStep], Estimate]:
+def _rule_of(scheduler: Scheduler) -> Callable[[SchedulerStep], Estimate]:
     for cls in type(scheduler).__mro__:
         if cls.__name__ in _RULES:
             return _RULES[cls.__name__]

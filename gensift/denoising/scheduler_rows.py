@@ -12,6 +12,7 @@ import torch
 from gensift.denoising.prediction import SchedulerStep
 from gensift.denoising.row_selection import RowSelection, select_nested
 from gensift.errors import UnsupportedPipelineError
+from gensift.protocols import Arguments, Scheduler
 
 # What each scheduler remembers of earlier steps, a row per candidate (dim 0).
 _HISTORY: dict[str, tuple[str, ...]] = {
@@ -27,12 +28,12 @@ _HISTORY: dict[str, tuple[str, ...]] = {
 }
 
 
-def check_copyable(scheduler: Any) -> None:
+def check_copyable(scheduler: Scheduler) -> None:
     """Raise UnsupportedPipelineError unless it is known what the scheduler remembers per row."""
     _history_of(scheduler)
 
 
-def copy_history(scheduler: Any, rows: Sequence[int]) -> None:
+def copy_history(scheduler: Scheduler, rows: Sequence[int]) -> None:
     """Let row `i` have the past of row `rows[i]`; without it a copy would go another way.
 
     Raises:
@@ -44,13 +45,13 @@ def copy_history(scheduler: Any, rows: Sequence[int]) -> None:
         setattr(scheduler, name, select_nested(value, len(rows), selection, name))
 
 
-def try_step(scheduler: Any, model_output: Any, timestep: Any, sample: Any) -> SchedulerStep:
+def try_step(scheduler: Scheduler, model_output: Any, timestep: Any, sample: Any) -> SchedulerStep:
     """The step that `scheduler` would make, made by a copy; neither it nor any generator moves.
 
     Of the latents after a random step only the distribution is right; x0 and sigma are the same.
     """
     twin = snapshot(scheduler)
-    arguments: dict[str, Any] = {}
+    arguments: Arguments = {}
     if "generator" in inspect.signature(type(scheduler).step).parameters:
         # Without one the noise would come out of the global stream.
         arguments["generator"] = torch.Generator().manual_seed(0)
@@ -59,7 +60,7 @@ def try_step(scheduler: Any, model_output: Any, timestep: Any, sample: Any) -> S
     return SchedulerStep(twin, model_output, timestep, sample, output)
 
 
-def snapshot(scheduler: Any) -> Any:
+def snapshot(scheduler: Scheduler) -> Any:
     """A copy of the scheduler whose steps leave the original alone; tensors are shared."""
     twin = copy.copy(scheduler)
     for name, value in vars(scheduler).items():
@@ -69,7 +70,7 @@ def snapshot(scheduler: Any) -> Any:
     return twin
 
 
-def _history_of(scheduler: Any) -> tuple[str, ...]:
+def _history_of(scheduler: Scheduler) -> tuple[str, ...]:
     for cls in type(scheduler).__mro__:
         if cls.__name__ in _HISTORY:
             return _HISTORY[cls.__name__]

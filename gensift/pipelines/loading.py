@@ -70,7 +70,9 @@ def load_pipeline(
     if scheduler is not None:
         _set_scheduler(pipe, scheduler)
     if attention_backend is not None:
-        _set_attention_backend(pipe, attention_backend, target)
+        from gensift.pipelines.attention import set_attention_backend
+
+        set_attention_backend(pipe, attention_backend, target)
     if cpu_offload:
         pipe.enable_model_cpu_offload(device=target)
     else:
@@ -142,7 +144,9 @@ def _read_preview_decoder(location: str, dtype: Any, device: str) -> Any:
 
 def device_of(pipeline: Any) -> Any:
     """Where a pipeline runs, also while its parts are offloaded."""
-    return getattr(pipeline, "_execution_device", None) or pipeline.device
+    from gensift.denoising.modules import execution_device_of
+
+    return execution_device_of(pipeline)
 
 
 def model_folder_of(pipeline: Any) -> Path | None:
@@ -297,37 +301,3 @@ def _set_scheduler(pipe: Any, name: str) -> None:
             f"Fitting: {', '.join(sorted(known))}."
         )
     pipe.scheduler = known[name].from_config(pipe.scheduler.config)
-
-
-def _set_attention_backend(pipe: Any, name: str, device: str) -> None:
-    if name == "xformers":
-        from gensift.pipelines.attention import require_xformers
-
-        require_xformers(device)
-    for denoiser in _denoisers(pipe):
-        try:
-            _set_backend_of(denoiser, name)
-        except (ValueError, RuntimeError, ImportError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"Attention backend {name!r} cannot be used: {reason}") from error
-
-
-def _set_backend_of(denoiser: Any, name: str) -> None:
-    processors = getattr(denoiser, "attn_processors", {}).values()
-    # Our own models have no processors; they take the backend that is active for all.
-    is_dispatched = getattr(denoiser, "uses_attention_dispatcher", False)
-    if is_dispatched or any(hasattr(p, "_attention_backend") for p in processors):
-        denoiser.set_attention_backend(name)
-    elif name == "xformers" and hasattr(denoiser, "enable_xformers_memory_efficient_attention"):
-        denoiser.enable_xformers_memory_efficient_attention()
-    elif name != "native":
-        # UNets take the call and change nothing.
-        raise ConfigError(
-            f"{type(denoiser).__name__} has no choice of attention backend but native and "
-            f"xformers; {name!r} was asked for."
-        )
-
-
-def _denoisers(pipe: Any) -> list[Any]:
-    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unet")]
-    return [module for module in found if module is not None]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from gensift.errors import ConfigError
+from gensift.registry import import_target
 from gensift.zoo.answers import AnswerChecker
 
 
@@ -103,11 +103,10 @@ ZOO: dict[str, ZooEntry] = {
 
 
 def checker_of(reward: str) -> AnswerChecker | None:
-    """What tells right answers from wrong ones by this reward; None where nothing is known of it."""
+    """What tells right answers from wrong ones by a reward; None where nothing does."""
     for entry in ZOO.values():
         if entry.checker is not None and entry.reward == reward:
-            module, _, attribute = entry.checker.partition(":")
-            checker: AnswerChecker = getattr(importlib.import_module(module), attribute)
+            checker: AnswerChecker = import_target(entry.checker, f"The checker of {entry.name!r}")
             return checker
     return None
 

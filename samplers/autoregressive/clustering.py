@@ -7,13 +7,13 @@ a fixed sign, and fewer different pictures than clusters are no crash.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-Feature = Literal["pca", "shared-pca", "pool"]
+from samplers.autoregressive.config import Feature
+
 RESTARTS, MAX_ROUNDS = 10, 100
 RESOLUTION = 1e-4
 """Of a feature, as a share of the largest; finer differences are taken for rounding."""
@@ -68,7 +68,8 @@ def _first_component(rows: Tensor) -> Tensor:
     if rows.shape[1] < rows.shape[2]:
         left = torch.linalg.eigh(rows @ rows.mT).eigenvectors[..., -1:]
         return normalize((rows.mT @ left)[..., 0], dim=-1)
-    return torch.linalg.eigh(rows.mT @ rows).eigenvectors[..., -1]  # type: ignore[no-any-return]
+    right: Tensor = torch.linalg.eigh(rows.mT @ rows).eigenvectors[..., -1]
+    return right
 
 
 def choose_by_cluster(points: Tensor, size: int, generator: torch.Generator) -> ClusterChoice:

@@ -6,11 +6,14 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gensift.files import write_atomically
 from samplers.autoregressive.consistency import Agreement
 from samplers.autoregressive.schedule import SearchSchedule
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK, CURVE, FAINT = "#1d2330", "#2a5ca8", "#9aa3b2"
 CLUSTER, RESAMPLE = "#c98a1b", "#1f8a5b"
@@ -64,7 +67,7 @@ def draw_curve(
     write_atomically(path, data.getvalue())
 
 
-def _mark(axes: Any, scales: Sequence[int], colour: str, label: str) -> None:
+def _mark(axes: Axes, scales: Sequence[int], colour: str, label: str) -> None:
     for place, scale in enumerate(scales):
         # Names that start with an underscore are not in the legend.
         axes.axvline(scale, color=colour, lw=6, alpha=0.25, label="_" * (place > 0) + label)

@@ -1,14 +1,16 @@
-"""Decoding half-drawn and finished rows for a judge."""
+"""Decoding candidates on the way and finished ones."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from gensift.pipelines.next_scale.scales import Scale
+from samplers.autoregressive.protocol import NextScaleModel
 
 
 @dataclass
@@ -19,11 +21,11 @@ class StateDecoder:
         model: a next-scale model.
         scale: token grid to decode at; None for the full one.
         keeps_pictures: whether to keep what is decoded.
-        pictures: what was kept, in order.
+        pictures: what was kept, in order, `(3, height, width)` each.
     """
 
-    model: Any
-    scale: tuple[int, int] | None = None
+    model: NextScaleModel
+    scale: Scale | None = None
     keeps_pictures: bool = False
     pictures: list[Tensor] = field(default_factory=list)
 
@@ -33,14 +35,14 @@ class StateDecoder:
         return self.scale is not None
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures of all rows at once."""
-        images: Tensor = self.model.decode(latents, scale=self.scale)
+        """Pictures `(rows, 3, height, width)` of `latents` `(rows, channels, H, W)` at once."""
+        images = self.model.decode(latents, scale=self.scale)
         if self.keeps_pictures:
             self.pictures += images.unbind()
         return images
 
 
-def reduced_scale(last: tuple[int, int], side: int | None) -> tuple[int, int] | None:
+def reduced_scale(last: Scale, side: int | None) -> Scale | None:
     """The grid `last` shrunk until its longer side is `side`; None where that is no smaller."""
     if side is None or side >= max(last):
         return None
@@ -49,9 +51,9 @@ def reduced_scale(last: tuple[int, int], side: int | None) -> tuple[int, int] | 
 
 
 def distinct_rows(latents: Tensor, prompt_of_row: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Rows that differ, and for every row the position of its like among them.
+    """Rows of `latents` `(rows, ...)` that differ, and for every row where its like is among them.
 
-    Copies of one parent that drew the same tokens need not be decoded and judged twice.
+    Copies of one parent that drew the same tokens need not be decoded and scored twice.
     """
     seen: dict[tuple[int, bytes], int] = {}
     first: list[int] = []

@@ -5,15 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from gensift.errors import ConfigError
 from gensift.hub import foreign_errors, is_offline
+from gensift.protocols import Pipeline
 from gensift.zoo.catalog import ZOO
 from rewards.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+    from transformers import PreTrainedModel
 
 Embedding = Callable[[Tensor], Tensor]
 """Pictures `(batch, 3, height, width)` in [0, 1] to tokens `(batch, tokens, channels)`."""
@@ -27,7 +32,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Dinov2Embedding:
     """Normalized patch tokens of a DINOv2; class and register tokens are left out."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         """Wrap a `Dinov2Model` or `Dinov2WithRegistersModel` of transformers."""
         self.model = model.eval()
         side = _DINO_SIDE
@@ -41,23 +46,31 @@ class Dinov2Embedding:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Tokens of pictures, one for every 14 pixels of 224."""
+        """Tokens `(pictures, 256, channels)`, one for every 14 pixels of 224.
+
+        Args:
+            images: `(pictures, 3, height, width)` in [0, 1].
+        """
         pixels = self._preprocess(images.to(self.model.device, torch.float32))
-        hidden = self.model(pixels.to(self.model.dtype)).last_hidden_state
-        return hidden[:, 1 + getattr(self.model.config, "num_register_tokens", 0) :].float()  # type: ignore[no-any-return]
+        hidden: Tensor = self.model(pixels.to(self.model.dtype)).last_hidden_state
+        return hidden[:, 1 + getattr(self.model.config, "num_register_tokens", 0) :].float()
 
 
 class OpenClipEmbedding:
     """Patch tokens of the image tower of an open_clip model."""
 
-    def __init__(self, model: Any, preprocess: Preprocess) -> None:
+    def __init__(self, model: CLIP, preprocess: Preprocess) -> None:
         """Wrap a loaded model."""
         self._tower = model.visual.eval()
         self._preprocess = preprocess
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Tokens of pictures after the last block and its norm."""
+        """Tokens `(pictures, tokens, channels)` after the last block and its norm.
+
+        Args:
+            images: `(pictures, 3, height, width)` in [0, 1].
+        """
         weight = next(self._tower.parameters())
         pixels = self._preprocess(images.to(weight.device, torch.float32)).to(weight.dtype)
         found = self._tower.forward_intermediates(
@@ -67,10 +80,11 @@ class OpenClipEmbedding:
             intermediates_only=True,
             normalize_intermediates=True,
         )
-        return found["image_intermediates"][-1].float()  # type: ignore[no-any-return]
+        tokens: Tensor = found["image_intermediates"][-1]
+        return tokens.float()
 
 
-def load_embedding(spec: str, pipeline: Any, device: str) -> Embedding:
+def load_embedding(spec: str, pipeline: Pipeline, device: str) -> Embedding:
     """An embedding by name.
 
     Args:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from samplers.autoregressive.config import Draw
 from samplers.drawing import effective_size, multinomial, systematic
 
-Draw = Literal["multinomial", "systematic", "top-k", "without-replacement", "beam", "adaptive"]
 BEAM_CHILDREN = 2
 
 

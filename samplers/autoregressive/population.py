@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from gensift.randomness import derived_seed, make_generators
-from gensift.trace import Stage
 
 
 @dataclass
@@ -26,7 +25,6 @@ class Population:
         places: of the living candidates, ascending.
         history: per scored scale one value for each living candidate, `(candidates,)`.
         originals: places whose candidate was never replaced by a copy.
-        stages: of the trace.
     """
 
     prompt: str
@@ -35,7 +33,6 @@ class Population:
     places: list[int] = field(default_factory=list)
     history: list[Tensor] = field(default_factory=list)
     originals: set[int] = field(default_factory=set)
-    stages: list[Stage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.places = list(range(len(self.seeds)))

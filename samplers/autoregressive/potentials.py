@@ -6,12 +6,11 @@ Source: TTS-VAR, arXiv 2507.18537, section 4.3. Everything is a logarithm, so no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Potential = Literal["value", "max", "sum", "diff"]
+from samplers.autoregressive.config import Potential
 
 
 def log_weights(potential: Potential, history: Sequence[Tensor]) -> Tensor:
@@ -45,7 +44,7 @@ def log_weights(potential: Potential, history: Sequence[Tensor]) -> Tensor:
 
 
 def standardized(rewards: Tensor) -> Tensor:
-    """Rewards of a group in units of their spread, mean 0; all 0 where they are equal."""
+    """`rewards` `(candidates,)` in units of their spread, float64; all 0 where they are equal."""
     wide = rewards.double()
     finite = wide[torch.isfinite(wide)]
     spread = finite.std(correction=0) if len(finite) else torch.zeros(())

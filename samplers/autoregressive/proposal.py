@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from gensift.protocols import JsonObject
 from samplers.autoregressive.consistency import Agreement
 from samplers.autoregressive.schedule import (
     AFTER,
@@ -32,7 +32,7 @@ class Proposal:
     schedule: SearchSchedule
     reason: str
 
-    def generate_config(self) -> dict[str, Any]:
+    def generate_config(self) -> JsonObject:
         """What `generate --config` takes."""
         schedule = self.schedule
         if not schedule.selections:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from gensift.pipelines.next_scale.pipeline import NextScaleState, SamplingOptions
-from gensift.pipelines.next_scale.scales import ScaleSchedule
+from gensift.pipelines.next_scale.scales import Scale, ScaleSchedule
 
 
 @runtime_checkable
@@ -23,12 +24,28 @@ class NextScaleModel(Protocol):
         """What a call with these arguments draws, and how; the keywords are in its signature."""
         ...
 
-    def start(self, prompts: Any, *, num_images_per_prompt: Any, generator: Any) -> NextScaleState:
-        """Rows of which nothing is drawn yet, those of a prompt together."""
+    def start(
+        self,
+        prompts: list[str],
+        *,
+        num_images_per_prompt: list[int],
+        generator: list[torch.Generator],
+        capacity: int | None = None,
+        **arguments: Any,
+    ) -> NextScaleState:
+        """Rows of which nothing is drawn yet, those of a prompt together.
+
+        Args:
+            prompts: texts, or names or indices of classes.
+            num_images_per_prompt: rows of each prompt.
+            generator: one for each row.
+            capacity: positions that the cache needs room for; by default all.
+            arguments: other arguments of the model's own call.
+        """
         ...
 
     def step(self, state: NextScaleState, max_rows: int | None = None) -> None:
-        """Draw the next scale of all rows."""
+        """Draw the next scale of all rows, at most `max_rows` at a time."""
         ...
 
     def gather(
@@ -45,6 +62,11 @@ class NextScaleModel(Protocol):
         """Take parts off the device that are offloaded while they are not in use."""
         ...
 
-    def decode(self, latents: Tensor, *, scale: tuple[int, int] | None = None) -> Tensor:
-        """Pictures of a state's latents, at any point; smaller ones when a grid is given."""
+    def decode(self, latents: Tensor, *, scale: Scale | None = None) -> Tensor:
+        """Pictures `(rows, 3, height, width)` in [0, 1] of a state's latents, at any point.
+
+        Args:
+            latents: `(rows, channels, H, W)`, of all rows of a state or of some.
+            scale: token grid to decode at, for smaller pictures; None for the full one.
+        """
         ...

@@ -11,32 +11,32 @@ import torch
 from torch import Tensor
 
 from gensift.errors import ConfigError
+from gensift.protocols import Pipeline
 from gensift.randomness import candidate_seeds
 from samplers.autoregressive.consistency import Floats
-from samplers.autoregressive.run import SearchRun
 from samplers.autoregressive.schedule import SearchSchedule
 from samplers.autoregressive.search import NextScaleSearch
-from samplers.autoregressive.selectors import Selector
+from samplers.autoregressive.view import ScaleView, Selector
 from samplers.scoring import RewardSpec
 
 
 @dataclass(frozen=True)
 class Notes:
-    """A selector that judges the candidates and lets everyone go on.
+    """A selector that scores the candidates and lets everyone go on.
 
     Attributes:
-        scores: per scale and prompt one score for each candidate, `(candidates,)`.
+        scores: per scale and prompt one score for each candidate, float `(candidates,)`.
     """
 
     scores: list[list[Tensor]] = field(default_factory=list)
 
-    def select(self, run: SearchRun) -> None:
-        """Judge the candidates of all prompts."""
-        self.scores.append([scored.combined for scored in run.score()])
+    def select(self, view: ScaleView) -> None:
+        """Score the candidates of all prompts."""
+        self.scores.append([scores.combined for scores in view.scores()])
 
 
 class ScoreRecorder(NextScaleSearch):
-    """Best-of-N that is judged after every scale.
+    """Best-of-N that is scored after every scale.
 
     Attributes:
         notes: of the latest call.
@@ -53,21 +53,21 @@ class ScoreRecorder(NextScaleSearch):
             raise ConfigError("There is no reward to record; give one.")
         self.notes = Notes()
 
-    def prepare(self, pipeline: Any, schedule: SearchSchedule) -> None:
+    def prepare(self, pipeline: Pipeline, schedule: SearchSchedule) -> None:
         """Begin new notes."""
         self.notes = Notes()
 
-    def judged_scales(self, schedule: SearchSchedule) -> tuple[int, ...]:
-        """All but the last, which every search judges."""
+    def scored_scales(self, schedule: SearchSchedule) -> tuple[int, ...]:
+        """All but the last, which every search scores."""
         return tuple(range(len(schedule.widths) - 1))
 
-    def selectors(self, run: SearchRun) -> Sequence[Selector]:
+    def selectors(self, scale: int, schedule: SearchSchedule) -> Sequence[Selector]:
         """The notes."""
-        return () if run.state.is_finished else (self.notes,)
+        return (self.notes,) if scale in self.scored_scales(schedule) else ()
 
 
 def record_scores(
-    pipeline: Any,
+    pipeline: Pipeline,
     prompts: Sequence[str],
     reward: RewardSpec,
     *,
@@ -77,14 +77,14 @@ def record_scores(
     on_prompt: Callable[[int], None] = lambda count: None,
     **pipeline_kwargs: Any,
 ) -> Floats:
-    """Draw candidates and judge each after every scale, one prompt after the other.
+    """Draw candidates and score each after every scale, one prompt after the other.
 
     They are the candidates that best-of-N draws from the same seed.
 
     Args:
         pipeline: of a next-scale model.
         prompts: one or more.
-        reward: what judges; several are combined by rank sum among a prompt's candidates.
+        reward: what scores; several are combined by rank sum among a prompt's candidates.
         num_candidates: per prompt.
         seed: base from which the candidates' seeds derive.
         max_rows: most candidates drawn, and pictures decoded, at a time.

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from samplers.autoregressive.clustering import Feature, choose_by_cluster, features
+from samplers.autoregressive.clustering import choose_by_cluster, features
+from samplers.autoregressive.config import Draw, Feature, Potential
 from samplers.autoregressive.embeddings import Embedding
-from samplers.autoregressive.parents import Draw, draw_parents
-from samplers.autoregressive.potentials import Potential, log_weights, standardized
-
-if TYPE_CHECKING:
-    from samplers.autoregressive.run import Scored, SearchRun
-
-
-class Selector(Protocol):
-    """Looks at the candidates after a scale, and may drop or copy some."""
-
-    def select(self, run: SearchRun) -> None:
-        """Work on all prompts of `run`."""
-        ...
+from samplers.autoregressive.parents import draw_parents
+from samplers.autoregressive.potentials import log_weights, standardized
+from samplers.autoregressive.stage_scoring import CandidateScores
+from samplers.autoregressive.view import ScaleView, Selection
 
 
 @dataclass(frozen=True)
@@ -40,25 +31,25 @@ class ClusterSelector:
     embedding: Embedding
     feature: Feature
 
-    def select(self, run: SearchRun) -> None:
-        """Cluster the candidates of each prompt."""
-        from samplers.autoregressive.run import Scored
-
-        pictures = run.decode()
-        with run.stopwatch.part("embed"):
+    def select(self, view: ScaleView) -> Selection:
+        """One candidate for each cluster, of each prompt."""
+        pictures = view.pictures()
+        with view.stopwatch.part("embed"):
             tokens = self.embedding(pictures)
         chosen, closeness = [], []
-        with run.stopwatch.part("cluster"):
-            for index, population in enumerate(run.populations):
-                points = features(tokens[run.rows_of(index)], self.feature)
-                generator = population.generator(f"clusters after scale {run.scale}")
+        with view.stopwatch.part("cluster"):
+            for index, population in enumerate(view.populations):
+                points = features(tokens[view.rows_of(index)], self.feature)
+                generator = population.generator(f"clusters after scale {view.scale}")
                 choice = choose_by_cluster(points, population.size_at(self.width), generator)
                 chosen.append(choice.chosen)
                 closeness.append(torch.tensor(choice.closeness))
-        run.keep(
+        return Selection(
             chosen,
             [
-                Scored({"closeness": values}, values, run.thumbnails(pictures[run.rows_of(index)]))
+                CandidateScores(
+                    {"closeness": values}, view.thumbnails(pictures[view.rows_of(index)]), values
+                )
                 for index, values in enumerate(closeness)
             ],
         )
@@ -66,10 +57,10 @@ class ClusterSelector:
 
 @dataclass(frozen=True)
 class RewardSelector:
-    """Judges candidates, and draws those that go on by what was said of them and their ancestors.
+    """Draws those that go on by what rewards say of them and of their ancestors.
 
     Attributes:
-        width: that is left, per finished candidate; None judges only.
+        width: that is left, per finished candidate; None scores only.
         potential, draw, ess_threshold: see `log_weights` and `draw_parents`.
         strength: what the combined reward is multiplied by.
         strengths: per reward, instead: the sum of all, each multiplied by its own.
@@ -84,34 +75,33 @@ class RewardSelector:
     strengths: Mapping[str, float] = field(default_factory=dict)
     standardize: bool = True
 
-    def select(self, run: SearchRun) -> None:
-        """Judge the candidates of each prompt, and choose among them."""
-        scored = run.score()
-        for population, scoring in zip(run.populations, scored, strict=True):
-            population.history.append(self.energies(scoring))
+    def select(self, view: ScaleView) -> Selection | None:
+        """Score the candidates of each prompt, and draw parents among them."""
+        scores = view.scores()
+        for population, own in zip(view.populations, scores, strict=True):
+            population.history.append(self.energies(own))
         if self.width is None:
-            return
-        chosen = []
-        for population in run.populations:
-            chosen.append(
-                draw_parents(
-                    self.draw,
-                    log_weights(self.potential, population.history),
-                    population.size_at(self.width),
-                    population.generator(f"parents after scale {run.scale}"),
-                    ess_threshold=self.ess_threshold,
-                )
+            return None
+        chosen = [
+            draw_parents(
+                self.draw,
+                log_weights(self.potential, population.history),
+                population.size_at(self.width),
+                population.generator(f"parents after scale {view.scale}"),
+                ess_threshold=self.ess_threshold,
             )
-        run.keep(chosen, scored)
+            for population in view.populations
+        ]
+        return Selection(chosen, scores)
 
-    def energies(self, scoring: Scored) -> Tensor:
+    def energies(self, scores: CandidateScores) -> Tensor:
         """Rewards times strength, float64 `(candidates,)`."""
         if self.strengths:
             parts = [
-                strength * scoring.scores[name].double()
+                strength * scores.by_reward[name].double()
                 for name, strength in self.strengths.items()
             ]
             total = torch.stack(parts).sum(0)
             return torch.where(torch.isfinite(total), total, -torch.inf)
-        values = standardized(scoring.combined) if self.standardize else scoring.combined.double()
+        values = standardized(scores.combined) if self.standardize else scores.combined.double()
         return self.strength * values

@@ -7,50 +7,22 @@ arXiv 2507.18537. Options that the defaults leave out (standardized rewards, oth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from gensift.config import option
 from gensift.pipelines.loading import device_of
-from samplers.autoregressive.clustering import Feature
+from gensift.protocols import Pipeline
+from samplers.autoregressive.config import NextScaleSearchConfig
+from samplers.autoregressive.config import TTSVARConfig as TTSVARConfig
 from samplers.autoregressive.embeddings import load_embedding
-from samplers.autoregressive.run import SearchRun
 from samplers.autoregressive.schedule import (
     SearchSchedule,
     check_length,
     default_selections,
     default_widths,
 )
-from samplers.autoregressive.search import NextScaleSearchConfig
-from samplers.autoregressive.selectors import ClusterSelector, Selector
-from samplers.autoregressive.var_importance import ImportanceConfig, VARImportance
-
-
-@dataclass(frozen=True, kw_only=True)
-class TTSVARConfig(ImportanceConfig):
-    """Options of TTS-VAR."""
-
-    widths: tuple[int, ...] | None = option(
-        None,
-        help="candidates left after each scale, per finished one; default 8 at first, and 6, 4, 2, "
-        "1 after the four selections",
-    )
-    cluster_scales: tuple[int, ...] | None = option(
-        None,
-        help="scales, counted from 0, after which clusters are formed; default: where the "
-        "published ones lie among 13",
-    )
-    feature: Feature = option(
-        "pca",
-        choices=("pca", "shared-pca", "pool"),
-        help="what clusters are formed by: where the first principal component of a picture's own "
-        "tokens is strong, the same with one component for all pictures, or their mean token",
-    )
-    embedding: str = option(
-        "auto",
-        help="what makes the tokens: dinov2, shapes-clip, or a folder or hub id of a DINOv2; auto "
-        "takes shapes-clip for zoo models",
-    )
+from samplers.autoregressive.selectors import ClusterSelector
+from samplers.autoregressive.var_importance import VARImportance
+from samplers.autoregressive.view import Selector
 
 
 class TTSVAR(VARImportance):
@@ -74,16 +46,15 @@ class TTSVAR(VARImportance):
         check_length(widths, num_scales)
         return SearchSchedule(widths, clusters, resamples)
 
-    def prepare(self, pipeline: Any, schedule: SearchSchedule) -> None:
+    def prepare(self, pipeline: Pipeline, schedule: SearchSchedule) -> None:
         """Load what pictures are compared by."""
         if self.embed is None and schedule.cluster_scales:
             device = str(device_of(pipeline))
             self.embed = load_embedding(self.config.embedding, pipeline, device)
 
-    def selectors(self, run: SearchRun) -> Sequence[Selector]:
+    def selectors(self, scale: int, schedule: SearchSchedule) -> Sequence[Selector]:
         """Rewards where they are asked; clusters before they are of use."""
-        if run.scale not in run.schedule.cluster_scales or self.embed is None:
-            return super().selectors(run)
-        width = run.schedule.widths[run.scale]
-        clusters = ClusterSelector(width, self.embed, self.config.feature)
-        return (*super().selectors(run), clusters)
+        found = super().selectors(scale, schedule)
+        if scale not in schedule.cluster_scales or self.embed is None:
+            return found
+        return (*found, ClusterSelector(schedule.widths[scale], self.embed, self.config.feature))

@@ -1,92 +1,29 @@
 """Importance resampling: N candidates all the way, copied and dropped by rewards on the way.
 
 Source: the importance sampling baseline of TTS-VAR, arXiv 2507.18537, section 4.3. Which scales the
-paper resamples at is not told; here they are those of TTS-VAR.
+paper resamples at it does not say; here they are those of TTS-VAR.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from gensift.config import option
 from gensift.errors import ConfigError
-from gensift.pipelines.next_scale.scales import ScaleSchedule
+from gensift.pipelines.next_scale.scales import Scale, ScaleSchedule
+from samplers.autoregressive.config import ImportanceConfig as ImportanceConfig
+from samplers.autoregressive.config import NextScaleSearchConfig
 from samplers.autoregressive.decoding import reduced_scale
-from samplers.autoregressive.parents import Draw
-from samplers.autoregressive.potentials import Potential
-from samplers.autoregressive.run import SearchRun
 from samplers.autoregressive.schedule import SearchSchedule, default_selections
-from samplers.autoregressive.search import NextScaleSearch, NextScaleSearchConfig
-from samplers.autoregressive.selectors import RewardSelector, Selector
+from samplers.autoregressive.search import NextScaleSearch
+from samplers.autoregressive.selectors import RewardSelector
+from samplers.autoregressive.view import Selector
 from samplers.scoring import reward_parts
 
 PUBLISHED_STRENGTHS = {"imagereward": 10.0}
 """What the paper multiplies rewards by; ImageReward's spread is about 1."""
 STRENGTH = 2.0
 """Of rewards measured in units of their spread."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportanceConfig(NextScaleSearchConfig):
-    """Options of the searches that resample by rewards."""
-
-    resample_scales: tuple[int, ...] | None = option(
-        None,
-        help="scales, counted from 0, after which rewards choose; default: where the published "
-        "ones lie among 13",
-    )
-    potential: Potential = option(
-        "value",
-        choices=("value", "max", "sum", "diff"),
-        help="what a candidate is weighed by: its newest reward, the highest or the sum of those "
-        "so far, or how much the newest is above the one before",
-    )
-    strength: float | None = option(
-        None,
-        minimum=0,
-        help="what rewards are multiplied by before they are exponents; default 10 for "
-        "imagereward, as published, else 2 in units of their spread",
-    )
-    strengths: dict[str, float] = option(
-        {}, help="the same per reward, whose weighted sum then decides"
-    )
-    standardize: bool | None = option(
-        None,
-        help="measure rewards in units of their spread among the candidates; default yes, but not "
-        "for imagereward",
-    )
-    draw: Draw = option(
-        "multinomial",
-        choices=(
-            *("multinomial", "systematic", "top-k"),
-            *("without-replacement", "beam", "adaptive"),
-        ),
-        help="how parents are drawn by weight; adaptive is systematic where weights are uneven and "
-        "without replacement elsewhere",
-    )
-    ess_threshold: float = option(
-        0.5,
-        minimum=0,
-        maximum=1,
-        help="adaptive: weights are uneven where their effective size is below this share",
-    )
-    score_every_scale: bool = option(
-        False, help="judge after every scale, so that potentials know the whole history"
-    )
-    decode_side: int | None = option(
-        None,
-        minimum=1,
-        help="longer side, in tokens, that half-drawn candidates are decoded at; default the full "
-        "one",
-    )
-
-    def problems(self) -> Iterator[str]:
-        """Faults between options, one phrase each."""
-        yield from super().problems()
-        if self.strengths and self.strength is not None:
-            yield "`strength` and `strengths` are both given; give one"
 
 
 class VARImportance(NextScaleSearch):
@@ -103,14 +40,14 @@ class VARImportance(NextScaleSearch):
         scales = default_selections(num_scales)[1] if given is None else given
         return SearchSchedule((1,) * num_scales, resample_scales=scales)
 
-    def judged_scales(self, schedule: SearchSchedule) -> tuple[int, ...]:
+    def scored_scales(self, schedule: SearchSchedule) -> tuple[int, ...]:
         """Where rewards choose, or everywhere."""
         if self.config.score_every_scale:
             return tuple(range(len(schedule.widths) - 1))
         return schedule.resample_scales
 
-    def reduced_scale(self, scales: ScaleSchedule) -> tuple[int, int] | None:
-        """The grid that half-drawn candidates are decoded at; None for the full one."""
+    def preview_grid(self, scales: ScaleSchedule) -> Scale | None:
+        """The grid that candidates on the way are decoded at; None for the full one."""
         return reduced_scale(scales.scales[-1], self.config.decode_side)
 
     def check(self, schedule: SearchSchedule) -> None:
@@ -122,12 +59,12 @@ class VARImportance(NextScaleSearch):
         super().check(schedule)
         check_strengths(self.config.strengths, tuple(reward_parts(self.reward)))
 
-    def selectors(self, run: SearchRun) -> Sequence[Selector]:
+    def selectors(self, scale: int, schedule: SearchSchedule) -> Sequence[Selector]:
         """The rewards, where they are asked."""
-        if self.reward is None or run.scale not in self.judged_scales(run.schedule):
+        if self.reward is None or scale not in self.scored_scales(schedule):
             return ()
-        is_choice = run.scale in run.schedule.resample_scales
-        return (self._reward_selector(run.schedule.widths[run.scale] if is_choice else None),)
+        is_choice = scale in schedule.resample_scales
+        return (self._reward_selector(schedule.widths[scale] if is_choice else None),)
 
     def _reward_selector(self, width: int | None) -> RewardSelector:
         config = self.config
@@ -147,14 +84,14 @@ class VARImportance(NextScaleSearch):
 
 
 def check_strengths(strengths: Mapping[str, float], names: Sequence[str]) -> None:
-    """Refuse strengths of rewards that do not judge.
+    """Refuse strengths of rewards that there are not.
 
     Raises:
-        ConfigError: naming the rewards that do.
+        ConfigError: naming the rewards that there are.
     """
     unknown = sorted(set(strengths) - set(names))
     if unknown:
         raise ConfigError(
-            f"`strengths` names the reward {unknown[0]!r}; this search is judged by "
+            f"`strengths` names the reward {unknown[0]!r}; this search is scored by "
             f"{', '.join(names)}."
         )

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from caches.cache import Cache, cache_of
+from gensift.denoising.bound import BoundPipeline, RowCache
 from gensift.denoising.observer import BeforeStep, StepEvent
 from gensift.errors import UnsupportedPipelineError
 from samplers.diffusion.row_gate import LiveRows
 
 
-def follow_rows(pipe: Any, live: LiveRows) -> None:
-    """Let the pipeline's cache, if it has one, follow the candidates that prune and branch."""
-    cache = cache_of(pipe)
+def follow_rows(cache: RowCache | None, live: LiveRows) -> None:
+    """Let a pipeline's cache, if it has one, follow the candidates that prune and branch."""
     if cache is not None:
         cache.ensure_attached()
         live.on_select.append(_Follower(cache, live))
 
 
-def follow_copies(pipe: Any, before_step: BeforeStep, num_rows: int) -> BeforeStep:
-    """`before_step`, whose copies of rows the pipeline's cache follows, if it has one."""
-    cache = cache_of(pipe)
+def follow_copies(cache: RowCache | None, before_step: BeforeStep, num_rows: int) -> BeforeStep:
+    """`before_step`, whose copies of rows a pipeline's cache follows, if it has one."""
     if cache is None:
         return before_step
 
@@ -34,30 +31,28 @@ def follow_copies(pipe: Any, before_step: BeforeStep, num_rows: int) -> BeforeSt
     return followed
 
 
-def refuse_cache(pipe: Any, sampler: str) -> None:
+def refuse_cache(bound: BoundPipeline, sampler: str) -> None:
     """Refuse a cache where the loop goes back and forth, which no schedule foresees.
 
     Raises:
         UnsupportedPipelineError: the pipeline has a cache.
     """
-    cache = cache_of(pipe)
-    if cache is not None:
+    if bound.cache is not None:
         raise UnsupportedPipelineError(
-            f"{sampler} goes back to noisier steps, for which {cache.name} has no schedule; call "
-            "disable_cache first, or choose another search."
+            f"{sampler} goes back to noisier steps, for which {bound.cache.name} has no schedule; "
+            "call disable_cache first, or choose another search."
         )
 
 
-def cache_hits(pipe: Any) -> int:
-    """Evaluations that the pipeline's cache has answered so far, in rows."""
-    cache = cache_of(pipe)
+def cache_hits(cache: RowCache | None) -> int:
+    """Evaluations that a pipeline's cache has answered so far, in rows."""
     return 0 if cache is None else cache.report().reused
 
 
 class _Follower:
     """Turns positions among the living rows into numbers of rows."""
 
-    def __init__(self, cache: Cache, live: LiveRows) -> None:
+    def __init__(self, cache: RowCache, live: LiveRows) -> None:
         self._cache, self._live = cache, live
         self._before = live.alive
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from gensift.denoising.modules import family_of_pipeline
+from gensift.denoising.bound import BoundPipeline, num_steps_of
 from gensift.denoising.observer import OnStep, observe_scheduler
+from gensift.protocols import Pipeline
 from samplers.diffusion.gating import live_rows_of
 
 
 @contextmanager
 def observe_steps(
-    pipe: Any, callback: OnStep, *, num_candidates: int | None = None
+    pipe: Pipeline, callback: OnStep, *, num_candidates: int | None = None
 ) -> Iterator[None]:
     """Call `callback(event)` after every denoising step of calls made inside the block.
 
@@ -34,7 +34,7 @@ def observe_steps(
     Raises:
         UnsupportedPipelineError: the denoiser is not declared.
     """
-    family_of_pipeline(pipe)
+    bound = BoundPipeline.of(pipe)
 
     def live_rows() -> tuple[int, ...] | None:
         live = live_rows_of(pipe)
@@ -43,15 +43,6 @@ def observe_steps(
         return None if num_candidates is None else tuple(range(num_candidates))
 
     with observe_scheduler(
-        pipe.scheduler, callback, num_steps=lambda: num_steps_of(pipe), live_rows=live_rows
+        bound.scheduler, callback, num_steps=lambda: num_steps_of(pipe), live_rows=live_rows
     ):
         yield
-
-
-def num_steps_of(pipe: Any) -> int:
-    """Scheduler calls in the pipeline's current run.
-
-    Pipelines that may stop early or start late (`denoising_end`, `strength`) say so themselves.
-    """
-    own = getattr(pipe, "num_timesteps", None)
-    return int(own) if own is not None else len(pipe.scheduler.timesteps)

@@ -17,12 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gensift.denoising.observer import StepEvent, observe_scheduler
+from gensift.protocols import Scheduler
 from gensift.randomness import derived_seed, make_generators
 
 
@@ -59,7 +59,7 @@ def add_flow_noise(
 
 
 @contextmanager
-def flow_sde(scheduler: Any, seeds: Sequence[int], scale: float) -> Iterator[None]:
+def flow_sde(scheduler: Scheduler, seeds: Sequence[int], scale: float) -> Iterator[None]:
     """Make the steps of a `FlowMatchEulerDiscreteScheduler` those of the SDE, for one call.
 
     Row `i` draws from a stream of its own, derived from `seeds[i]` and apart from the draw of its

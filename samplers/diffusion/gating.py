@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 
+from gensift.denoising.bound import BoundPipeline
 from gensift.denoising.modules import AttachedHook, denoisers_of, hooks_on
 from gensift.errors import ConfigError, UnsupportedPipelineError
+from gensift.protocols import Pipeline
 from samplers.diffusion.cached import follow_rows
 from samplers.diffusion.row_gate import LiveRows, RowGate
 
 
-def live_rows_of(pipe: Any) -> LiveRows | None:
+def live_rows_of(pipe: Pipeline) -> LiveRows | None:
     """The alive set of the gates now attached to the pipeline, or None where there are none."""
     for module in denoisers_of(pipe):
         for hook in hooks_on(module):
@@ -25,7 +26,7 @@ def live_rows_of(pipe: Any) -> LiveRows | None:
 
 @contextmanager
 def gate_denoisers(
-    pipe: Any, live: LiveRows, *, max_rows: int | None = None
+    bound: BoundPipeline, live: LiveRows, *, max_rows: int | None = None
 ) -> Iterator[list[RowGate]]:
     """Gate every denoiser of a pipeline for one pipeline call.
 
@@ -34,7 +35,7 @@ def gate_denoisers(
     Ctrl-C, hooks and `forward` are as before and offloaded models are freed.
 
     Args:
-        pipe: a diffusers pipeline whose denoisers are declared.
+        bound: the pipeline, resolved.
         live: alive set shared by all gates.
         max_rows: most denoiser rows (guidance included) per denoiser call; None for no limit.
 
@@ -42,32 +43,32 @@ def gate_denoisers(
         One gate per denoiser.
 
     Raises:
-        UnsupportedPipelineError: a denoiser is missing or not declared.
+        UnsupportedPipelineError: a cache of diffusers is on a denoiser, or one is not declared.
         ConfigError: the pipeline is gated already, or `max_rows` is below 1.
     """
-    if live_rows_of(pipe) is not None:
+    if live_rows_of(bound.pipe) is not None:
         raise ConfigError(
-            f"{type(pipe).__name__} already runs under a row gate; leave that block first."
+            f"{bound.class_name} already runs under a row gate; leave that block first."
         )
-    for module in denoisers_of(pipe):
+    for module in bound.denoisers:
         if getattr(module, "is_cache_enabled", False):
             raise UnsupportedPipelineError(
                 f"A diffusers cache is enabled on {type(module).__name__}; it keeps one state for "
                 "the whole batch and would mix pruned candidates. Call disable_cache() first."
             )
-    follow_rows(pipe, live)
+    follow_rows(bound.cache, live)
     is_finished = False
     try:
         with ExitStack() as stack:
             yield [
                 stack.enter_context(_attached(module, RowGate(live, max_rows)))
-                for module in denoisers_of(pipe)
+                for module in bound.denoisers
             ]
         is_finished = True
     finally:
         # A pipeline that was cut short has not come to this last line of its own.
         if not is_finished:
-            pipe.maybe_free_model_hooks()
+            bound.pipe.maybe_free_model_hooks()
 
 
 @contextmanager

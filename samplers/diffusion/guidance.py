@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from gensift.denoising.modules import denoisers_of, family_of_pipeline
+from gensift.denoising.bound import BoundPipeline
+from gensift.protocols import CallArguments, Pipeline
 
 # Families whose `guidance_scale` is distilled into the model: a second pass needs a true scale
 # above 1 and a negative prompt.
 _TRUE_CFG = ("flux", "qwen-image")
 
 
-def guidance_rows(pipe: Any, arguments: Mapping[str, Any]) -> int:
+def guidance_rows(pipe: Pipeline, arguments: CallArguments) -> int:
     """1 or 2, by the rule that the pipeline itself applies to the arguments of its call.
 
     Args:
         pipe: a diffusers pipeline whose denoiser is declared.
         arguments: of the pipeline call, defaults included.
     """
-    family = family_of_pipeline(pipe).name
+    return guidance_rows_of(BoundPipeline.of(pipe), arguments)
+
+
+def guidance_rows_of(bound: BoundPipeline, arguments: CallArguments) -> int:
+    """The same of a pipeline that is resolved already."""
+    family = bound.family.name
     if family in _TRUE_CFG:
         negative = arguments.get("negative_prompt"), arguments.get("negative_prompt_embeds")
         has_negative = any(value is not None for value in negative)
@@ -29,20 +34,26 @@ def guidance_rows(pipe: Any, arguments: Mapping[str, Any]) -> int:
         return 2 if scale > 0 else 1
     if family == "stable-diffusion":
         # Consistency models take the scale as an embedding instead.
-        is_distilled = _denoiser_config(pipe).get("time_cond_proj_dim") is not None
+        is_distilled = _denoiser_config(bound).get("time_cond_proj_dim") is not None
         return 2 if scale > 1 and not is_distilled else 1
     return 2 if scale > 1 else 1
 
 
-def guidance_argument(pipe: Any) -> str:
+def call_groups(bound: BoundPipeline, arguments: CallArguments) -> int:
+    """Rows of a candidate in one forward pass: its guidance rows, where they run together."""
+    return min(guidance_rows_of(bound, arguments), max(bound.family.groups))
+
+
+def guidance_argument(pipe: Pipeline) -> str:
     """The keyword of the pipeline call that sets the strength of guidance."""
-    if family_of_pipeline(pipe).name in _TRUE_CFG:
-        has_embedding = _denoiser_config(pipe).get("guidance_embeds", False)
+    bound = BoundPipeline.of(pipe)
+    if bound.family.name in _TRUE_CFG:
+        has_embedding = _denoiser_config(bound).get("guidance_embeds", False)
         return "guidance_scale" if has_embedding else "true_cfg_scale"
     return "guidance_scale"
 
 
-def _denoiser_config(pipe: Any) -> Mapping[str, Any]:
-    denoiser: Any = denoisers_of(pipe)[0]
-    config: Mapping[str, Any] = denoiser.config
+def _denoiser_config(bound: BoundPipeline) -> CallArguments:
+    denoiser: Any = bound.denoisers[0]
+    config: CallArguments = denoiser.config
     return config

@@ -7,51 +7,30 @@ at test time, without giving a procedure; this one is ours, with the neighbours 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
-from gensift.config import option
 from samplers.diffusion.best_of_n import BestOfN
-from samplers.diffusion.refinement import Refinement, RefinementConfig
-from samplers.diffusion.search import DiffusionSearch, SearchConfig
-from samplers.diffusion.ttsnap import TTSnap, TTSnapConfig
+from samplers.diffusion.config import LocalRefineConfig, SearchConfig, TTSnapConfig
+from samplers.diffusion.refinement import AnySearch, Refinement
+from samplers.diffusion.ttsnap import TTSnap
 
 
-@dataclass(frozen=True, kw_only=True)
-class LocalRefineConfig(RefinementConfig, TTSnapConfig):
-    """Options of TTSnap and of the refinement that follows it."""
-
-    rounds: int = option(2, minimum=0, help="rounds of neighbours after TTSnap")
-    survivors: int = option(2, minimum=1, help="finished candidates whose noises are refined")
-    prune_rounds: bool = option(
-        False, help="prune the neighbours of each round by the same checkpoints"
-    )
-
-    def problems(self) -> Iterator[str]:
-        """Faults between options, one phrase each."""
-        yield from super().problems()
-        if self.num_candidates is not None and self.survivors > self.num_candidates:
-            yield f"`survivors` {self.survivors} exceeds `num_candidates` {self.num_candidates}"
-
-
-class LocalRefine(Refinement):
+class LocalRefine(Refinement[LocalRefineConfig]):
     """Prunes many candidates down to a few by TTSnap, then refines the noises of those."""
 
     name: ClassVar[str] = "local-refine"
-    config_class: ClassVar[type[SearchConfig]] = LocalRefineConfig
-    config: LocalRefineConfig
+    config_class: ClassVar[type[LocalRefineConfig]] = LocalRefineConfig
 
     @property
     def num_pivots(self) -> int:
         """The survivors that are refined."""
         return self.config.survivors
 
-    def first_search(self) -> DiffusionSearch:
+    def first_search(self) -> AnySearch:
         """TTSnap with the same schedule."""
         return self._ttsnap(self.num_finished)
 
-    def round_search(self) -> DiffusionSearch:
+    def round_search(self) -> AnySearch:
         """The neighbours to the end, or pruned as in TTSnap."""
         num_outputs = min(self.config.num_outputs, self.round_size)
         if self.config.prune_rounds:
@@ -59,7 +38,7 @@ class LocalRefine(Refinement):
         config = SearchConfig(num_outputs=num_outputs, max_rows=self.config.max_rows)
         return BestOfN(self.reward, config, keep_previews=self.keep_previews)
 
-    def _ttsnap(self, num_outputs: int) -> DiffusionSearch:
+    def _ttsnap(self, num_outputs: int) -> AnySearch:
         config = TTSnapConfig(
             num_outputs=num_outputs,
             max_rows=self.config.max_rows,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from gensift.protocols import Sample
 from gensift.trace import PromptTrace, Stage
 from samplers.diffusion.outputs import Row
 from samplers.output import PromptResult
@@ -18,9 +18,9 @@ from samplers.scoring import RewardSpec, Scorer
 
 @dataclass(frozen=True)
 class Proposal:
-    """A candidate about to be made: of which pivot's climb, by which seed, from whom if any."""
+    """A candidate about to be made: in which line of pivots, by which seed, from whom if any."""
 
-    state: int
+    line: int
     seed: int
     parent: int | None
 
@@ -31,8 +31,8 @@ class LocalSearchState:
     Candidates are numbered on from those of the first search, round after round.
 
     Attributes:
-        pivots: per climb the candidate whose neighbours come next.
-        stalled: climbs whose pivot no neighbour of the last round has beaten.
+        pivots: per line the candidate whose neighbours come next.
+        stagnated: lines whose pivot no neighbour of the last round has beaten.
         elite: the best candidates so far, best first, as many as are returned.
         noises: initial noise of each pivot.
     """
@@ -130,7 +130,7 @@ class LocalSearchState:
             stages=(*others, last),
         )
 
-    def result(self, samples: Sequence[Any]) -> PromptResult:
+    def result(self, samples: Sequence[Sample]) -> PromptResult:
         """The best candidates, best first, with their pictures."""
         final = self._stages[-1]
         combined = dict(zip(final.alive, final.combined, strict=True))
@@ -187,21 +187,26 @@ class LocalSearchState:
 
         self.elite = best([*self.elite, *new])[: self._num_outputs]
         self.stagnated = {
-            state
-            for state in range(len(self.pivots))
-            if not self._move(state, best, new, base, proposals)
+            line
+            for line in range(len(self.pivots))
+            if not self._move(line, best, new, base, proposals)
         }
 
     def _move(
-        self, state: int, best: Any, new: Sequence[int], base: int, proposals: Sequence[Proposal]
+        self,
+        line: int,
+        best: Callable[[Sequence[int]], list[int]],
+        new: Sequence[int],
+        base: int,
+        proposals: Sequence[Proposal],
     ) -> bool:
-        """Choose the next pivot of a climb; whether it is another one."""
-        mine = [candidate for candidate in new if proposals[candidate - base].state == state]
+        """Choose the next pivot of a line; whether it is another one."""
+        mine = [candidate for candidate in new if proposals[candidate - base].line == line]
         is_fresh = any(proposals[candidate - base].parent is None for candidate in mine)
-        pivot = self.pivots[state]
+        pivot = self.pivots[line]
         ranked = best(mine if is_fresh else [pivot, *mine])
-        self.pivots[state] = ranked[0] if ranked else pivot
-        return bool(self.pivots[state] != pivot)
+        self.pivots[line] = ranked[0] if ranked else pivot
+        return bool(self.pivots[line] != pivot)
 
 
 def _renumbered(stage: Stage, base: int, number: int) -> Stage:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from gensift.errors import ConfigError, UnsupportedPipelineError
+from gensift.protocols import Pipeline
 from gensift.randomness import make_generators
-from samplers.diffusion.attach import PipelineCall
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.stochastic import is_stochastic
 
 
@@ -58,24 +59,24 @@ def initial_noise(call: PipelineCall) -> Tensor:
 
 @torch.no_grad()
 def _first_latents(call: PipelineCall) -> Tensor:
-    pipe = call.pipe
+    pipe: Pipeline = call.pipe
     prepare = pipe.prepare_latents
 
     @functools.wraps(prepare)
-    def stop_after(*args: Any, **kwargs: Any) -> None:
+    def stop_after(*args: object, **kwargs: Any) -> None:
         prepared = prepare(*args, **kwargs)
         raise _Drawn(prepared[0] if isinstance(prepared, tuple) else prepared)
 
     own = vars(pipe).get("prepare_latents")
-    pipe.prepare_latents = stop_after
+    vars(pipe)["prepare_latents"] = stop_after
     try:
         call.run()
     except _Drawn as drawn:
         return drawn.latents
     finally:
-        del pipe.prepare_latents
+        del vars(pipe)["prepare_latents"]
         if own is not None:
-            pipe.prepare_latents = own
+            vars(pipe)["prepare_latents"] = own
         # A pipeline that was cut short has not come to this last line of its own.
         pipe.maybe_free_model_hooks()
     raise UnsupportedPipelineError(
@@ -125,7 +126,7 @@ def check_noise_decides(call: PipelineCall) -> None:
         UnsupportedPipelineError: the solver adds noise of its own in every step.
         ConfigError: the prompt is given as embeddings, one per candidate of the first round.
     """
-    scheduler = call.pipe.scheduler
+    scheduler = call.bound.scheduler
     if is_stochastic(scheduler, call.arguments):
         raise UnsupportedPipelineError(
             f"{type(scheduler).__name__} with eta={call.arguments.get('eta', 0)} adds fresh noise "

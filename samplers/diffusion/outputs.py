@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from gensift.protocols import PipelineOutput
+
 Row = tuple[Any, ...]
 
 
-def split_rows(output: Any) -> list[Row]:
+def split_rows(output: PipelineOutput) -> list[Row]:
     """One row per sample of a pipeline's output: its entry of every field that has one each."""
     fields = _fields(output)
     count = len(fields[0])
     return [tuple(f[i] if _has_rows(f, count) else f for f in fields) for i in range(count)]
 
 
-def join_rows(output: Any, rows: Sequence[Row]) -> Any:
+def join_rows(output: PipelineOutput, rows: Sequence[Row]) -> Any:
     """An output of the type of `output`, with these rows."""
     fields = _fields(output)
     count = len(fields[0])
@@ -32,7 +34,7 @@ def join_rows(output: Any, rows: Sequence[Row]) -> Any:
     return replace(output, **dict(zip(output.keys(), joined, strict=True)))
 
 
-def _fields(output: Any) -> list[Any]:
+def _fields(output: PipelineOutput) -> list[Any]:
     # diffusers' output dataclasses are mappings; fields that are None are not among the keys.
     return list(output) if isinstance(output, tuple) else list(output.values())
 

@@ -11,14 +11,12 @@ and the running maximum starts below every reward rather than at 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from samplers.diffusion.config import Potential as Potential
 from samplers.drawing import effective_size
-
-Potential = Literal["max", "sum", "diff"]
 
 
 class ParticleWeights:

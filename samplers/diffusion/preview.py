@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from gensift.denoising.modules import execution_device, family_of_pipeline
+from gensift.denoising.bound import BoundPipeline
+from gensift.denoising.modules import execution_device
 from gensift.errors import ConfigError, UnsupportedPipelineError
 
 
@@ -24,7 +25,7 @@ class Previewer:
 
     def __init__(
         self,
-        pipe: Any,
+        bound: BoundPipeline,
         height: int,
         width: int,
         *,
@@ -34,7 +35,7 @@ class Previewer:
         """Choose the recipe of the pipeline's denoiser family.
 
         Args:
-            pipe: a diffusers pipeline with a `vae` and a declared denoiser.
+            bound: a resolved pipeline that has a `vae`.
             height: picture height in pixels, as in the pipeline call.
             width: picture width in pixels.
             decoder: a small stand-in for the VAE such as `AutoencoderTiny`; image families only.
@@ -44,7 +45,7 @@ class Previewer:
             UnsupportedPipelineError: no recipe for this family, or none that takes a decoder.
             ConfigError: `max_images` is below 1.
         """
-        family = family_of_pipeline(pipe)
+        family = bound.family
         if family.preview not in _RECIPES:
             raise UnsupportedPipelineError(
                 f"Family {family.name!r} names the preview recipe {family.preview!r}; known are "
@@ -58,10 +59,10 @@ class Previewer:
         if max_images is not None and max_images < 1:
             raise ConfigError(f"max_images is {max_images}; give at least 1, or None for all.")
         self._decode = recipe.decode
-        self._vae = pipe.vae if decoder is None else decoder
+        self._vae = bound.pipe.vae if decoder is None else decoder
         self.is_tiny = decoder is not None
         self._height, self._width = height, width
-        self._vae_scale_factor = int(getattr(pipe, "vae_scale_factor", 1))
+        self._vae_scale_factor = int(getattr(bound.pipe, "vae_scale_factor", 1))
         self._max_images = max_images
 
     @torch.no_grad()

@@ -14,12 +14,13 @@ from torch.nn.functional import interpolate
 from gensift.denoising.observer import StepEvent
 from gensift.denoising.prediction import check_scheduler
 from gensift.errors import RunFolderError
-from gensift.pipelines.loading import call_defaults, load_preview_decoder
+from gensift.pipelines.loading import call_defaults
+from gensift.protocols import CallArguments, Pipeline
 from gensift.randomness import candidate_seeds
 from rewards.noise_aware.recording import RecordingWriter, Shard, batches
 from rewards.protocol import Reward, call_reward
-from samplers.diffusion.attach import PipelineCall
 from samplers.diffusion.best_of_n import BestOfN
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.callback import observe_steps
 from samplers.diffusion.preview import Previewer
 
@@ -47,13 +48,13 @@ class RecordConfig:
 
 
 def record(
-    pipe: Any,
+    pipe: Pipeline,
     prompts: Sequence[str],
     rewards: Mapping[str, Reward],
     folder: Path,
     config: RecordConfig,
     *,
-    description: Mapping[str, Any],
+    description: CallArguments,
     on_shard: Callable[[int], None] = lambda count: None,
     **pipeline_kwargs: Any,
 ) -> None:
@@ -103,17 +104,17 @@ def record(
 
 
 def _record_shard(
-    pipe: Any,
+    pipe: Pipeline,
     prompts: list[str],
     seeds: list[list[int]],
     rewards: Mapping[str, Reward],
     config: RecordConfig,
-    pipeline_kwargs: Mapping[str, Any],
+    pipeline_kwargs: CallArguments,
 ) -> Shard:
     arguments = call_defaults(pipe) | dict(pipeline_kwargs) | {"prompt": prompts}
     call = PipelineCall.bind(pipe, type(pipe).__call__, (), arguments)
-    decoder = load_preview_decoder(pipe, config.preview_decoder)
-    previewer = Previewer(pipe, *call.size, decoder=decoder, max_images=config.max_rows)
+    decoder = call.bound.preview_decoder(config.preview_decoder)
+    previewer = Previewer(call.bound, *call.size, decoder=decoder, max_images=config.max_rows)
     groups = (len(prompts), config.num_images)
     pictures: list[Tensor] = []
     sigmas: list[float] = []

@@ -1,7 +1,7 @@
 """Rounds of neighbours around the best noises found so far: what the local searches share.
 
 A first search finishes some candidates. Then, round after round, each pivot (the best noises) gets
-neighbours on its sphere, which are denoised and judged; the best of a pivot and its neighbours is
+neighbours on its sphere, which are denoised and scored; the best of a pivot and its neighbours is
 the next pivot. The score of a pivot is remembered, never made again.
 
 Source: Ma et al., "Inference-Time Scaling for Diffusion Models beyond Scaling Denoising Steps",
@@ -11,20 +11,21 @@ arXiv 2501.09732 (zero-order search).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from gensift.config import option
 from gensift.cost import Cost
 from gensift.errors import ConfigError
-from gensift.pipelines.loading import call_defaults
+from gensift.protocols import Pipeline, PipelineOutput
 from gensift.randomness import candidate_seed, make_generators
 from gensift.trace import PromptTrace, Trace
-from samplers.diffusion.attach import PipelineCall, search_in_one_call
+from samplers.diffusion.call import PipelineCall
+from samplers.diffusion.config import RefinementConfig
+from samplers.diffusion.engine import samples_of
 from samplers.diffusion.local_search_state import LocalSearchState, Proposal
 from samplers.diffusion.noise import (
     check_noise_decides,
@@ -34,49 +35,26 @@ from samplers.diffusion.noise import (
     refined,
 )
 from samplers.diffusion.outputs import join_rows, split_rows
-from samplers.diffusion.schedule import (
-    Checkpoint,
-    denoising_steps,
-    largest_count,
-    num_scored,
-    plan_stages,
-    search_cost,
-)
-from samplers.diffusion.search import (
-    DEFAULT_CANDIDATES,
-    DiffusionSearch,
-    Plan,
-    SearchConfig,
-    count_steps,
-)
+from samplers.diffusion.planning import DiffusionPlan, planned_work
+from samplers.diffusion.progress import RoundProgress
+from samplers.diffusion.schedule import Checkpoint, UnitCosts
+from samplers.diffusion.search import DiffusionSearch
 from samplers.output import Progress, SamplerOutput
+from samplers.scoring import RewardSpec
+
+AnySearch: TypeAlias = DiffusionSearch[Any]
+RefinementConfigT = TypeVar("RefinementConfigT", bound=RefinementConfig)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RefinementConfig(SearchConfig):
-    """Options of the searches that refine noises."""
-
-    rounds: int = option(4, minimum=0, help="rounds of neighbours after the first search")
-    neighbours: int = option(4, minimum=1, help="neighbours of each refined noise per round")
-    similarity: float = option(
-        0.95, minimum=0, maximum=1, help="cosine between a noise and its neighbours"
-    )
-
-    def problems(self) -> Iterator[str]:
-        """Faults between options, one phrase each."""
-        yield from super().problems()
-        if self.similarity == 1:
-            yield "`similarity` 1 makes each neighbour the noise itself; give less, such as 0.95"
-
-
-class Refinement(DiffusionSearch):
+class Refinement(DiffusionSearch[RefinementConfigT]):
     """Base of the searches that refine noises; subclasses say how the rounds are searched."""
 
-    config_class: ClassVar[type[SearchConfig]] = RefinementConfig
     is_reproducible: ClassVar[bool] = False
-    config: RefinementConfig
 
-    def __init__(self, reward: Any, config: SearchConfig | None = None, **options: Any) -> None:
+    def __init__(
+        self, reward: RewardSpec, config: RefinementConfigT | None = None, **options: Any
+    ) -> None:
+        """See `SamplerBase`; there must be a reward."""
         super().__init__(reward, config, **options)
         if self.reward is None:
             raise ConfigError(f"{self.name} moves towards higher rewards; give a reward.")
@@ -92,17 +70,22 @@ class Refinement(DiffusionSearch):
         return False
 
     @abstractmethod
-    def first_search(self) -> DiffusionSearch:
+    def first_search(self) -> AnySearch:
         """What finds the noises to refine; returns at least `num_finished` candidates."""
 
     @abstractmethod
-    def round_search(self) -> DiffusionSearch:
+    def round_search(self) -> AnySearch:
         """What searches among the neighbours of a round."""
 
     @property
     def num_finished(self) -> int:
         """Candidates that the first search must finish: those refined, those returned."""
         return max(self.num_pivots, self.config.num_outputs)
+
+    @property
+    def least_candidates(self) -> int:
+        """As many as the first search must finish."""
+        return self.num_finished
 
     @property
     def round_size(self) -> int:
@@ -113,28 +96,13 @@ class Refinement(DiffusionSearch):
         """Where the first search prunes."""
         return self.first_search().checkpoints(num_steps)
 
-    def num_candidates(self, call: PipelineCall) -> int:
-        """Candidates of the first search: as configured, or as the budget allows after all rounds.
+    def cost_of(self, call: PipelineCall, costs: UnitCosts) -> Callable[[int], float]:
+        """What the first search costs, and all rounds, which are fixed work."""
+        first = self.first_search().cost_of(call, costs)
+        rounds = self.config.rounds * self.round_search().cost_of(call, costs)(self.round_size)
+        return lambda count: rounds + first(count)
 
-        The rounds are fixed work, so they are paid for first.
-        """
-        if self.config.budget is None:
-            return self.config.num_candidates or max(DEFAULT_CANDIDATES, self.num_finished)
-        steps, unit_costs = count_steps(call), self._unit_costs(call)
-        search = self.round_search()
-        stages = plan_stages(
-            search.checkpoints(steps), steps, self.round_size, search.config.num_outputs
-        )
-        rounds = self.config.rounds * search_cost(stages, unit_costs)
-        points = self.checkpoints(steps)
-
-        def cost(count: int) -> float:
-            first = plan_stages(points, steps, count, self.num_finished)
-            return rounds + search_cost(first, unit_costs)
-
-        return largest_count(cost, self.num_finished, self.config.budget)
-
-    def plan_call(self, call: PipelineCall, num_candidates: int) -> Plan:
+    def plan_call(self, call: PipelineCall, num_candidates: int) -> DiffusionPlan:
         """The plan of the first search and of all rounds, each a pipeline call of its own."""
         check_noise_decides(call)
         if num_candidates < self.num_finished:
@@ -142,9 +110,9 @@ class Refinement(DiffusionSearch):
                 f"{self.num_finished} candidates are to be refined or returned but there are "
                 f"{num_candidates}; raise the number of candidates."
             )
-        first, again = self._plans(call, num_candidates)
-        rounds = self.config.rounds
-        plans = [first] + [again] * rounds
+        first = self.first_search().plan_call(call, num_candidates)
+        again = self.round_search().plan_call(call, self.round_size)
+        plans = [first] + [again] * self.config.rounds
         stages = [
             replace(stage, round=number)
             for number, plan in enumerate(plans)
@@ -158,34 +126,38 @@ class Refinement(DiffusionSearch):
             cost=sum((plan.cost for plan in plans), Cost()),
         )
 
-    def _plans(self, call: PipelineCall, num_candidates: int) -> tuple[Plan, Plan]:
-        return (
-            self.first_search().plan_call(call, num_candidates),
-            self.round_search().plan_call(call, self.round_size),
-        )
-
-    def search(self, call: PipelineCall, progress: Progress | None) -> tuple[Any, SamplerOutput]:
+    def search(
+        self, call: PipelineCall, progress: Progress | None, **changes: Any
+    ) -> tuple[PipelineOutput, SamplerOutput]:
         """Make the first call and one more per round; returns the best of all of them."""
         check_noise_decides(call)
-        plans = self._plans(call, len(call.seeds[0]))
-        told = None
-        if progress is not None:
-            told = RoundProgress(progress, [plans[0]] + [plans[1]] * self.config.rounds)
+        reported = self._round_progress(call, progress)
         first = self.first_search()
         first.on_stage = self.on_stage
-        output, found = search_in_one_call(first, call, told)
+        output, found = first.search(call, reported, **changes)
         states = self._start(output, found)
         cost = found.cost
         if self.config.rounds:
             _remember_noises(states, initial_noise(call), len(call.seeds[0]))
         for number in range(1, self.config.rounds + 1):
-            if told is not None:
-                told.next_round()
-            output, found = self._round(call, states, number, told)
+            if reported is not None:
+                reported.next_round()
+            output, found = self._round(call, states, number, reported)
             cost = cost + found.cost
         return _finished(states, output, cost)
 
-    def _start(self, output: Any, found: SamplerOutput) -> list[LocalSearchState]:
+    def _round_progress(
+        self, call: PipelineCall, progress: Progress | None
+    ) -> RoundProgress | None:
+        if progress is None:
+            return None
+        prompts = len(call.prompts)
+        first = planned_work(self.first_search().shape(call, len(call.seeds[0])), prompts)
+        again = planned_work(self.round_search().shape(call, self.round_size), prompts)
+        rounds = self.config.rounds
+        return RoundProgress(progress, {name: first[name] + rounds * again[name] for name in first})
+
+    def _start(self, output: PipelineOutput, found: SamplerOutput) -> list[LocalSearchState]:
         rows, states = split_rows(output), []
         for trace, result in zip(found.trace.prompts, found.results, strict=True):
             mine, rows = rows[: len(result.seeds)], rows[len(result.seeds) :]
@@ -200,7 +172,7 @@ class Refinement(DiffusionSearch):
         states: list[LocalSearchState],
         number: int,
         progress: Progress | None,
-    ) -> tuple[Any, SamplerOutput]:
+    ) -> tuple[PipelineOutput, SamplerOutput]:
         proposals = [
             self._propose(state, group[0], number)
             for state, group in zip(states, call.seeds, strict=True)
@@ -210,7 +182,7 @@ class Refinement(DiffusionSearch):
         asked = call.drawing_from(make_generators(seeds), self.round_size)
         asked = replace(asked, arguments=asked.arguments | {"latents": latents})
         incumbents = [state.incumbents() for state in states]
-        output, found = search_in_one_call(self.round_search(), asked, progress, incumbents)
+        output, found = self.round_search().search(asked, progress, incumbents=incumbents)
         rows = split_rows(output)
         for index, state in enumerate(states):
             start = index * self.round_size
@@ -228,7 +200,7 @@ class Refinement(DiffusionSearch):
         size = self.config.neighbours
         return [
             Proposal(
-                state=place // size,
+                line=place // size,
                 seed=candidate_seed(seed, number, place),
                 parent=None
                 if self.restarts and place // size in state.stagnated
@@ -238,7 +210,10 @@ class Refinement(DiffusionSearch):
         ]
 
     def _latents(
-        self, call: PipelineCall, states: list[LocalSearchState], proposals: list[list[Proposal]]
+        self,
+        call: PipelineCall,
+        states: list[LocalSearchState],
+        proposals: list[list[Proposal]],
     ) -> Tensor:
         """Noises of all proposals, prompt-major `(rows, ...)`."""
         flat = [(state, p) for state, group in zip(states, proposals, strict=True) for p in group]
@@ -258,7 +233,7 @@ class Refinement(DiffusionSearch):
 
     def initial_latents(
         self,
-        pipeline: Any,
+        pipeline: Pipeline,
         trace: PromptTrace,
         candidate: int | None = None,
         **pipeline_kwargs: Any,
@@ -281,48 +256,23 @@ class Refinement(DiffusionSearch):
         if chosen is None:
             raise ConfigError("The trace has no winner; name a `candidate` of it.")
         first, *others = trace.ancestry(chosen)
-        arguments = call_defaults(pipeline) | pipeline_kwargs | {"prompt": [trace.prompt]}
-        call = PipelineCall.bind(pipeline, type(pipeline).__call__, (), arguments)
+        call = self.bind_traced(pipeline, trace, pipeline_kwargs)
         (noise,) = initial_noise(call.drawing_from(make_generators([trace.seeds[first]]), 1))
         seeds = [trace.seeds[index] for index in others]
         return refined(noise, seeds, self.config.similarity).unsqueeze(0)
 
 
-class RoundProgress:
-    """Joins the reports of several calls into one that runs over all rounds."""
-
-    def __init__(self, progress: Progress, plans: list[Plan]) -> None:
-        self._progress = progress
-        steps = sum(denoising_steps(plan.stages) * plan.num_prompts for plan in plans)
-        judged = sum(num_scored(plan.stages) * plan.num_prompts for plan in plans)
-        self._totals = {"denoise": steps, "decode": judged, "reward": judged}
-        self._before: dict[str, int] = {}
-        self._now: dict[str, int] = {}
-
-    def __call__(self, event: str, done: int, total: int) -> None:
-        """Take a report of one call; `total` is that call's."""
-        self._now[event] = done
-        done += self._before.get(event, 0)
-        self._progress(event, done, self._totals.get(event, total))
-
-    def next_round(self) -> None:
-        """Count what was reported as done."""
-        self._before = {
-            event: self._before.get(event, 0) + self._now.get(event, 0)
-            for event in self._before | self._now
-        }
-        self._now = {}
-
-
 def _remember_noises(states: list[LocalSearchState], noises: Tensor, per_prompt: int) -> None:
     for index, state in enumerate(states):
-        state.noises = {pivot: noises[index * per_prompt + pivot].clone() for pivot in state.pivots}
+        start = index * per_prompt
+        state.noises = {pivot: noises[start + pivot].clone() for pivot in state.pivots}
 
 
-def _finished(states: list[LocalSearchState], output: Any, cost: Cost) -> tuple[Any, SamplerOutput]:
-    rows = [row for state in states for row in state.best_rows()]
-    joined = join_rows(output, rows)
-    samples = joined[0] if isinstance(joined, tuple) else next(iter(joined.values()))
+def _finished(
+    states: Sequence[LocalSearchState], output: PipelineOutput, cost: Cost
+) -> tuple[PipelineOutput, SamplerOutput]:
+    joined = join_rows(output, [row for state in states for row in state.best_rows()])
+    samples = samples_of(joined)
     results, start = [], 0
     for state in states:
         end = start + len(state.elite)

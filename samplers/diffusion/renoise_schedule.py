@@ -1,4 +1,4 @@
-"""Winding schedules: denoising loops that go down, up again by adding noise, and down once more.
+"""Renoising schedules: denoising loops that go down, up again by adding noise, and down once more.
 
 A pipeline loops over `scheduler.timesteps`. Repeating some of them makes it denoise a stretch
 again; whoever watches the loop re-noises the latents where it jumps up.
@@ -10,15 +10,18 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
 
 from torch import Tensor
 
 from gensift.denoising.modules import move_scheduler
+from gensift.denoising.observer import observe_scheduler
 from gensift.denoising.prediction import is_flow
 from gensift.errors import UnsupportedPipelineError
+from gensift.protocols import Pipeline, Scheduler
+from samplers.diffusion.call import PipelineCall
 
 # Their step depends on the latents and the time alone, so any stretch may be walked again.
 MEMORYLESS = ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
@@ -38,17 +41,17 @@ class Segment:
 def renoise_segments(
     num_steps: int, start: float, renoise: float, denoise: float
 ) -> tuple[Segment, ...]:
-    """The legs of a loop of `num_steps` plain steps, the first one from pure noise.
+    """The segments of a loop of `num_steps` plain steps, the first one from pure noise.
 
     Shares of the loop are rounded to steps: at least one before the first jump and one after it,
-    at least one up unless `renoise` is 0, and each leg ends below the one before. The last leg is
-    cut off at the end of the loop.
+    at least one up unless `renoise` is 0, and each segment ends below the one before. The last
+    segment is cut off at the end of the loop.
 
     Args:
         num_steps: of the plain loop, at least 2.
         start: share of the loop before the first jump.
         renoise: share that each jump goes back up.
-        denoise: share that each leg after a jump goes down.
+        denoise: share that each segment after a jump goes down.
     """
     at = min(max(1, round(start * num_steps)), num_steps - 1)
     up = max(1, round(renoise * num_steps)) if renoise else 0
@@ -87,7 +90,7 @@ def renoised(latents: Tensor, source: NoiseLevel, target: NoiseLevel, noise: Ten
     return carried.to(latents.dtype)
 
 
-def check_memoryless(scheduler: Any) -> None:
+def check_memoryless(scheduler: Scheduler) -> None:
     """Raise UnsupportedPipelineError for solvers that remember steps, or have no known levels."""
     name = type(scheduler).__name__
     if name not in MEMORYLESS:
@@ -99,20 +102,20 @@ def check_memoryless(scheduler: Any) -> None:
 
 
 class RenoiseSchedule:
-    """A scheduler's plain levels, and its place on the winding way.
+    """A scheduler's plain levels, and its place in a loop that goes down and up.
 
     Attributes:
-        steps: plain step index of each step of the winding loop.
+        steps: plain step index of each step of the renoising loop.
     """
 
-    def __init__(self, scheduler: Any, steps: Sequence[int]) -> None:
+    def __init__(self, scheduler: Scheduler, steps: Sequence[int]) -> None:
         self.steps = tuple(steps)
         self._scheduler = scheduler
         self._before: list[NoiseLevel] = []
         self._after: list[NoiseLevel] = []
 
     def unroll(self) -> None:
-        """Replace the timesteps that the scheduler has just set by those of the winding way."""
+        """Replace the timesteps that the scheduler has just set by those of the renoising loop."""
         scheduler = self._scheduler
         plain = scheduler.timesteps
         if len(plain) != max(self.steps) + 1:
@@ -127,9 +130,24 @@ class RenoiseSchedule:
             scheduler.set_begin_index(0)
 
     def advance(self, step_index: int) -> None:
-        """Call after step `step_index` of the winding loop: the next one may be a jump."""
+        """Call after step `step_index` of the renoising loop: the next one may be a jump."""
         if step_index + 1 < len(self.steps):
             move_scheduler(self._scheduler, self.steps[step_index + 1])
+
+    def following(self, call: PipelineCall) -> PipelineCall:
+        """The call whose loop this schedule follows, last of all that watch it."""
+        function = call.function
+
+        @functools.wraps(function)
+        def followed(pipe: Pipeline, **arguments: Any) -> Any:
+            with observe_scheduler(
+                self._scheduler,
+                lambda event: self.advance(event.step_index),
+                num_steps=lambda: len(self.steps),
+            ):
+                return function(pipe, **arguments)
+
+        return replace(call, function=followed)
 
     def renoised(self, latents: Tensor, last: int, begin: int, noise: Tensor) -> Tensor:
         """Latents `(rows, ...)` that plain step `last` gave, noised to what step `begin` takes."""
@@ -137,8 +155,8 @@ class RenoiseSchedule:
 
 
 @contextmanager
-def renoised_loop(scheduler: Any, segments: Sequence[Segment]) -> Iterator[RenoiseSchedule]:
-    """Make runs inside the block go along `legs`; `set_timesteps` is as before on exit.
+def renoised_loop(scheduler: Scheduler, segments: Sequence[Segment]) -> Iterator[RenoiseSchedule]:
+    """Make runs inside the block go along `segments`; `set_timesteps` is as before on exit.
 
     Raises:
         UnsupportedPipelineError: the scheduler remembers earlier steps.
@@ -151,23 +169,32 @@ def renoised_loop(scheduler: Any, segments: Sequence[Segment]) -> Iterator[Renoi
 
     # Pipelines look for `sigmas` and `timesteps` in the signature, so it must show through.
     @functools.wraps(type(scheduler).set_timesteps)
-    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
+    def set_timesteps(self: Any, *args: object, **kwargs: Any) -> None:
         if self is not scheduler:
             type(self).set_timesteps(self, *args, **kwargs)
             return
         inner(*args, **kwargs)
         renoising.unroll()
 
-    scheduler.set_timesteps = MethodType(set_timesteps, scheduler)
+    vars(scheduler)["set_timesteps"] = MethodType(set_timesteps, scheduler)
     try:
         yield renoising
     finally:
-        del scheduler.set_timesteps
+        del vars(scheduler)["set_timesteps"]
         if own is not None:
-            scheduler.set_timesteps = own
+            vars(scheduler)["set_timesteps"] = own
 
 
-def _levels(scheduler: Any) -> tuple[list[NoiseLevel], list[NoiseLevel]]:
+def segment_ends(segments: Sequence[Segment]) -> list[int]:
+    """The step of the whole loop that each segment ends with."""
+    ends, steps = [], 0
+    for segment in segments:
+        steps += len(segment)
+        ends.append(steps - 1)
+    return ends
+
+
+def _levels(scheduler: Scheduler) -> tuple[list[NoiseLevel], list[NoiseLevel]]:
     """Levels before and after each plain step."""
     if type(scheduler).__name__ == "DDIMScheduler":
         return _variance_preserving_levels(scheduler)
@@ -176,7 +203,7 @@ def _levels(scheduler: Any) -> tuple[list[NoiseLevel], list[NoiseLevel]]:
     return levels[:-1], levels[1:]
 
 
-def _variance_preserving_levels(scheduler: Any) -> tuple[list[NoiseLevel], list[NoiseLevel]]:
+def _variance_preserving_levels(scheduler: Scheduler) -> tuple[list[NoiseLevel], list[NoiseLevel]]:
     # DDIM goes down by a fixed stride of training steps, whatever the next timestep is.
     stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     times = [int(timestep) for timestep in scheduler.timesteps]

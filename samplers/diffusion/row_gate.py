@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers.hooks.hooks import ModelHook
 
 from gensift.denoising.arguments import bind_arguments
 from gensift.denoising.families import DenoiserFamily, family_of
+from gensift.denoising.modules import ForwardHook
 from gensift.denoising.row_selection import RowSelection, merge_rows, select_nested, select_rows
 from gensift.denoising.rows_in_call import RowsInCall, WholeCall, running_rows
 from gensift.errors import ConfigError, DeviceError, UnsupportedPipelineError
+from gensift.protocols import AnyFunction, Arguments
 
 OnSelect = Callable[[Sequence[int]], None]
 
@@ -97,7 +98,7 @@ class LiveRows:
             callback(positions)
 
 
-class RowGate(ModelHook):  # type: ignore[misc]
+class RowGate(ForwardHook):
     """Runs a denoiser on the live rows, in micro-batches, and fills up the dead ones.
 
     A dead row receives the output of the first live row of its group: zeros would turn into NaN in
@@ -144,14 +145,14 @@ class RowGate(ModelHook):  # type: ignore[misc]
         """Pass every later call through, even where something still holds this hook."""
         self.is_closed = True
 
-    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def new_forward(self, module: torch.nn.Module, *args: object, **kwargs: Any) -> Any:
         """Stand in for `module.forward`.
 
         Raises:
             UnsupportedPipelineError: the call does not fit the declared family.
             DeviceError: memory runs out with a single row.
         """
-        denoise: Callable[..., Any] = self.fn_ref.original_forward
+        denoise = self.plain_forward
         if self.is_closed:
             return denoise(*args, **kwargs)
         arguments = bind_arguments(module, args, kwargs)
@@ -186,8 +187,8 @@ class RowGate(ModelHook):  # type: ignore[misc]
 
     def _run_live(
         self,
-        denoise: Callable[..., Any],
-        arguments: dict[str, Any],
+        denoise: AnyFunction,
+        arguments: Arguments,
         call: WholeCall,
         groups: int,
     ) -> Any:
@@ -208,9 +209,7 @@ class RowGate(ModelHook):  # type: ignore[misc]
             start += len(rows)
         return merge_rows(outputs, self._source_of_rows(live, call.num_rows), len(live))
 
-    def _gather(
-        self, arguments: dict[str, Any], num_call_rows: int, rows: RowSelection
-    ) -> dict[str, Any]:
+    def _gather(self, arguments: Arguments, num_call_rows: int, rows: RowSelection) -> Arguments:
         gathered = dict(arguments)
         for name in gathered.keys() & {*self._family.rows, *self._family.row_list}:
             gathered[name] = select_rows(arguments[name], num_call_rows, rows, name)

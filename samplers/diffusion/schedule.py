@@ -35,10 +35,17 @@ class UnitCosts:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Prune after step `step_index` (0-based), keeping the share `keep` of the living."""
+    """A stage at step `step_index` (0-based), at which the share `keep` of the living goes on.
+
+    Attributes:
+        step_index: whose estimates are scored.
+        keep: share that goes on; 1 where candidates are copied instead of dropped.
+        is_scored: whether rewards are asked; where they are not, everybody goes on.
+    """
 
     step_index: int
     keep: float
+    is_scored: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
-
-from gensift.denoising.modules import family_of_pipeline
+from gensift.denoising.bound import BoundPipeline
 from gensift.denoising.prediction import is_flow
 from gensift.errors import UnsupportedPipelineError
-
-Sde = Literal["auto", "flow", "none"]
+from gensift.protocols import CallArguments, Scheduler
+from samplers.diffusion.config import Sde
 
 # Families whose pipelines call `scheduler.step` without passing on the generators.
 _WITHOUT_STEP_GENERATOR = ("sd3", "flux", "qwen-image", "z-image", "wan", "dit")
@@ -23,7 +20,7 @@ _STOCHASTIC_SCHEDULERS = (
 _FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
 
 
-def is_stochastic(scheduler: Any, arguments: Mapping[str, Any] | None = None) -> bool:
+def is_stochastic(scheduler: Scheduler, arguments: CallArguments | None = None) -> bool:
     """Whether steps of `scheduler` draw noise in a pipeline call with these arguments."""
     arguments = arguments or {}
     name, config = type(scheduler).__name__, scheduler.config
@@ -35,28 +32,27 @@ def is_stochastic(scheduler: Any, arguments: Mapping[str, Any] | None = None) ->
     )
 
 
-def refuse_shared_noise(pipe: Any, arguments: Mapping[str, Any]) -> None:
+def refuse_shared_noise(bound: BoundPipeline, arguments: CallArguments) -> None:
     """Refuse solvers whose noise would not come from the candidates' own generators.
 
     Raises:
         UnsupportedPipelineError: the solver draws noise and the pipeline gives it no generators.
     """
-    family = family_of_pipeline(pipe).name
-    if is_stochastic(pipe.scheduler, arguments) and family in _WITHOUT_STEP_GENERATOR:
+    scheduler = bound.scheduler
+    if is_stochastic(scheduler, arguments) and bound.family.name in _WITHOUT_STEP_GENERATOR:
         raise UnsupportedPipelineError(
-            f"{type(pipe).__name__} gives its scheduler no generator, so with the stochastic "
-            f"{type(pipe.scheduler).__name__} a winner could not be reproduced from its seed. Use "
+            f"{bound.class_name} gives its scheduler no generator, so with the stochastic "
+            f"{type(scheduler).__name__} a winner could not be reproduced from its seed. Use "
             "a deterministic scheduler: stochastic_sampling=False, or algorithm_type without 'sde'."
         )
 
 
-def wants_flow_sde(pipe: Any, arguments: Mapping[str, Any], sde: Sde) -> bool:
+def wants_flow_sde(scheduler: Scheduler, arguments: CallArguments, sde: Sde) -> bool:
     """Whether noise must be added to the steps of the pipeline's solver for copies to part.
 
     Raises:
         UnsupportedPipelineError: the solver is deterministic and no noise can or may be added.
     """
-    scheduler = pipe.scheduler
     takes_noise = _takes_flow_noise(scheduler)
     if sde == "flow" and not takes_noise:
         raise UnsupportedPipelineError(
@@ -73,20 +69,20 @@ def wants_flow_sde(pipe: Any, arguments: Mapping[str, Any], sde: Sde) -> bool:
     return False
 
 
-def _takes_flow_noise(scheduler: Any) -> bool:
+def _takes_flow_noise(scheduler: Scheduler) -> bool:
     config = scheduler.config
     return _FLOW_EULER in {cls.__name__ for cls in type(scheduler).__mro__} and not (
         config.get("stochastic_sampling") or config.get("invert_sigmas")
     )
 
 
-def _described(scheduler: Any) -> str:
+def _described(scheduler: Scheduler) -> str:
     algorithm = scheduler.config.get("algorithm_type")
     detail = f" (algorithm_type={algorithm!r})" if algorithm else ""
     return f"{type(scheduler).__name__}{detail}"
 
 
-def _advice(scheduler: Any) -> str:
+def _advice(scheduler: Scheduler) -> str:
     if _takes_flow_noise(scheduler):
         return "Set `sde` to auto or flow."
     if is_flow(scheduler):

@@ -9,52 +9,25 @@ and the children of the first choice start from noise of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 
-from gensift.config import option
 from gensift.errors import ConfigError
 from gensift.randomness import derived_seed, make_generators
-from samplers.diffusion.attach import PipelineCall
-from samplers.diffusion.resampling import ResamplingConfig, ResamplingSearch
+from samplers.diffusion.call import PipelineCall
+from samplers.diffusion.config import SVDDConfig, chains_problem
+from samplers.diffusion.resampling import Resampling, ResamplingSearch
 from samplers.diffusion.schedule import Checkpoint
-from samplers.diffusion.search import Plan, SearchConfig
 from samplers.drawing import draw_one
 
 
-@dataclass(frozen=True, kw_only=True)
-class SVDDConfig(ResamplingConfig):
-    """Options of SVDD; `num_candidates` counts all rows, chains times children."""
-
-    children: int = option(
-        4,
-        minimum=1,
-        help="M: continuations among which each chain chooses; num_candidates / children chains "
-        "run side by side",
-    )
-    alpha: float = option(
-        0.0,
-        minimum=0,
-        help="children are drawn by exp(reward / alpha); 0 takes the best, as the published code",
-    )
-    every: int = option(1, minimum=1, help="steps from one choice to the next")
-
-    def problems(self) -> Iterator[str]:
-        """Faults between options, one phrase each."""
-        yield from super().problems()
-        if self.num_candidates is not None and self.num_candidates % self.children:
-            yield _uneven(self.num_candidates, self.children)
-
-
-class SVDD(ResamplingSearch):
+class SVDD(ResamplingSearch[SVDDConfig]):
     """Each chain chooses among its children's clean-picture estimates, again and again."""
 
     name: ClassVar[str] = "svdd"
-    config_class: ClassVar[type[SearchConfig]] = SVDDConfig
-    config: SVDDConfig
+    config_class: ClassVar[type[SVDDConfig]] = SVDDConfig
 
     def checkpoints(self, num_steps: int) -> tuple[Checkpoint, ...]:
         """Every `every` steps of `num_steps`; at the last one the final scoring chooses."""
@@ -75,25 +48,25 @@ class SVDD(ResamplingSearch):
             )
         return count - count % children
 
-    def plan_call(self, call: PipelineCall, num_candidates: int) -> Plan:
-        """The plan of one pipeline call with `num_candidates` rows per prompt."""
+    def check(self, call: PipelineCall, num_candidates: int) -> None:
+        """See `DiffusionSearch`; candidates must make up whole chains."""
         if num_candidates % self.config.children:
-            raise ConfigError(f"SVDD: {_uneven(num_candidates, self.config.children)}.")
-        return super().plan_call(call, num_candidates)
+            raise ConfigError(f"SVDD: {chains_problem(num_candidates, self.config.children)}.")
+        super().check(call, num_candidates)
 
-    def chooser(self, seeds: Sequence[int]) -> Chains:
+    def strategy(self, seeds: Sequence[int], num_steps: int) -> Chains:
         """The chains of one prompt."""
         return Chains(self.config, seeds)
 
 
-class Chains:
+class Chains(Resampling):
     """The chains of one prompt, each a run of neighbouring candidates."""
 
     def __init__(self, config: SVDDConfig, seeds: Sequence[int]) -> None:
         self._config = config
         (self._generator,) = make_generators([derived_seed(seeds, "svdd")])
 
-    def choose(self, rewards: Sequence[float]) -> list[int]:
+    def parents(self, rewards: Sequence[float]) -> list[int]:
         """The parent of each candidate: the chosen one of its chain."""
         children = self._config.children
         chosen = [self._child(rewards, start) for start in range(0, len(rewards), children)]
@@ -114,10 +87,3 @@ class Chains:
 
 def _best(rewards: Sequence[float]) -> int:
     return max(range(len(rewards)), key=lambda place: rewards[place])
-
-
-def _uneven(num_candidates: int, children: int) -> str:
-    return (
-        f"`num_candidates` {num_candidates} is no multiple of `children` {children}; give chains "
-        "times children"
-    )

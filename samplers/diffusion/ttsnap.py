@@ -7,14 +7,12 @@ index, and candidates whose score is not finite never survive.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
-from gensift.config import option
 from rewards.protocol import is_noise_aware
-from samplers.diffusion.schedule import Checkpoint, PruningSchedule, schedule_problems
-from samplers.diffusion.search import DiffusionSearch, EarlySearchConfig, SearchConfig
+from samplers.diffusion.config import TTSnapConfig
+from samplers.diffusion.schedule import Checkpoint, PruningSchedule
+from samplers.diffusion.search import DiffusionSearch
 from samplers.scoring import reward_parts
 
 # The schedules that held up best on published reward tables, over rewards, models and budgets.
@@ -22,38 +20,12 @@ CLEAN_SCHEDULE = PruningSchedule((0.30, 0.40, 0.60), (0.65, 0.65, 0.5))
 NOISE_AWARE_SCHEDULE = PruningSchedule((0.25, 0.40), (0.4, 0.6))
 
 
-@dataclass(frozen=True, kw_only=True)
-class TTSnapConfig(EarlySearchConfig):
-    """Options of TTSnap.
-
-    The default schedule is late and gentle, (6, 8, 12) of 20 steps, where candidates are judged by
-    rewards made for clean pictures, and (5, 8) of 20 where all rewards are noise-aware.
-    """
-
-    checkpoints: tuple[float, ...] | None = option(
-        None,
-        help="where to prune, as shares of the denoising loop; by default 0.3,0.4,0.6, or 0.25,0.4 "
-        "with noise-aware rewards",
-    )
-    keep: tuple[float, ...] | None = option(
-        None,
-        help="share of the living candidates kept at each checkpoint; by default 0.65,0.65,0.5, or "
-        "0.4,0.6 with noise-aware rewards",
-    )
-
-    def problems(self) -> Iterator[str]:
-        """Faults between options, one phrase each."""
-        yield from super().problems()
-        yield from schedule_problems(self.checkpoints or (), self.keep or ())
-
-
-class TTSnap(DiffusionSearch):
+class TTSnap(DiffusionSearch[TTSnapConfig]):
     """Draws many candidates, scores their clean-picture estimates early, drops the worst."""
 
     name: ClassVar[str] = "ttsnap"
-    config_class: ClassVar[type[SearchConfig]] = TTSnapConfig
+    config_class: ClassVar[type[TTSnapConfig]] = TTSnapConfig
     shares_candidates: ClassVar[bool] = True
-    config: TTSnapConfig
 
     def checkpoints(self, num_steps: int) -> tuple[Checkpoint, ...]:
         """The configured schedule for a loop of `num_steps`."""

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gensift.errors import ConfigError
 from gensift.randomness import candidate_seeds, make_generators
-from samplers.diffusion.attach import PipelineCall
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.schedule import UnitCosts
 from samplers.scoring import RewardSpec, Scorer
@@ -61,9 +61,9 @@ def measure_unit_costs(
     run(_SHORT)  # warm-up: first calls allocate and choose kernels
     _, short = meter(lambda: run(_SHORT))
     # Solvers of higher order call the denoiser more often than they are asked for steps.
-    few = len(call.pipe.scheduler.timesteps)
+    few = len(call.bound.scheduler.timesteps)
     latents, long = meter(lambda: run(_LONG))
-    step = (long - short) / ((len(call.pipe.scheduler.timesteps) - few) * _ROWS)
+    step = (long - short) / ((len(call.bound.scheduler.timesteps) - few) * _ROWS)
     if step <= 0:
         raise ConfigError(
             f"A budget in {unit} cannot be measured here: {_LONG} steps took no longer than "
@@ -82,7 +82,7 @@ def _scoring_cost(
     scorer = Scorer(reward)
     if not scorer.names:
         return 0.0
-    previewer = Previewer(call.pipe, *call.size, decoder=decoder)
+    previewer = Previewer(call.bound, *call.size, decoder=decoder)
 
     def score() -> Any:
         return scorer.score(previewer, latents, [call.prompts[0]] * len(latents), None)

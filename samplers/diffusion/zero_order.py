@@ -7,44 +7,32 @@ neighbours come from seeds of their own, so that a run can be repeated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from gensift.config import option
 from samplers.diffusion.best_of_n import BestOfN
-from samplers.diffusion.refinement import Refinement, RefinementConfig
-from samplers.diffusion.search import DiffusionSearch, SearchConfig
+from samplers.diffusion.config import SearchConfig, ZeroOrderConfig
+from samplers.diffusion.refinement import AnySearch, Refinement
 
 
-@dataclass(frozen=True, kw_only=True)
-class ZeroOrderConfig(RefinementConfig):
-    """Options of zero-order search."""
-
-    restart: bool = option(
-        False, help="let a round of fresh noises follow a round in which no neighbour was better"
-    )
-
-
-class ZeroOrder(Refinement):
+class ZeroOrder(Refinement[ZeroOrderConfig]):
     """Climbs the reward from noise to better noise, among neighbours on the noise's sphere."""
 
     name: ClassVar[str] = "zero-order"
-    config_class: ClassVar[type[SearchConfig]] = ZeroOrderConfig
-    config: ZeroOrderConfig
+    config_class: ClassVar[type[ZeroOrderConfig]] = ZeroOrderConfig
 
     @property
     def restarts(self) -> bool:
         """As configured."""
         return self.config.restart
 
-    def first_search(self) -> DiffusionSearch:
+    def first_search(self) -> AnySearch:
         """Best-of-N."""
         return self._best_of(self.num_finished)
 
-    def round_search(self) -> DiffusionSearch:
+    def round_search(self) -> AnySearch:
         """All neighbours to the end."""
         return self._best_of(min(self.config.num_outputs, self.round_size))
 
-    def _best_of(self, num_outputs: int) -> DiffusionSearch:
+    def _best_of(self, num_outputs: int) -> AnySearch:
         config = SearchConfig(num_outputs=num_outputs, max_rows=self.config.max_rows)
         return BestOfN(self.reward, config, keep_previews=self.keep_previews)

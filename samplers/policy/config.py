@@ -9,7 +9,7 @@ from gensift.config import check, option
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """How a policy is let loose on a task."""
+    """How a policy is evaluated on a task."""
 
     num_candidates: int = option(
         10, minimum=1, maximum=50, help="episodes per task, each with a held-out goal of its own"
@@ -37,3 +37,8 @@ class PolicyConfig:
                 f"`num_outputs` is {self.num_outputs}, more than the {self.num_candidates} episodes"
             )
         check(self, problems)
+
+    @property
+    def reported(self) -> int:
+        """Episodes reported per task."""
+        return self.num_outputs or self.num_candidates

@@ -1,19 +1,47 @@
-"""Pictures of an episode, where MuJoCo has something to draw with."""
+"""What is seen of an episode: snapshots for listeners, and pictures where MuJoCo can draw."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from gensift.zoo.metaworld.rollouts import Arena
+from gensift.zoo.metaworld.tasks import Floats
 
 BACKEND = "egl"
 SIZE = 160
+
+
+class Environment(Protocol):
+    """What an episode happens in, as far as it is looked at."""
+
+    def render(self) -> ArrayLike:
+        """Pixels `(height, width, 3)` of the present state, 0 to 255."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One moment of an episode: before its first action, or after an action.
+
+    Attributes:
+        task: Meta-World's name of it.
+        number: of the episode in the task.
+        environment: Meta-World's own, in its present state.
+        observation: what the policy sees of it, float32 `(45,)`.
+    """
+
+    task: str
+    number: int
+    environment: Environment
+    observation: Floats
 
 
 @contextmanager
@@ -33,12 +61,12 @@ class Camera:
     """Keeps a picture of every state of one episode.
 
     Attributes:
-        frames: so far.
+        pictures: so far.
         problem: why none can be drawn; None where they can.
     """
 
     def __init__(self) -> None:
-        self.frames: list[Image.Image] = []
+        self.pictures: list[Image.Image] = []
         self.problem: str | None = None
 
     def can_see(self, arena: Arena, goal: int) -> bool:
@@ -52,13 +80,13 @@ class Camera:
             return False
         return True
 
-    def see(self, environment: Any) -> None:
+    def see(self, environment: Environment) -> None:
         """Draw the present state."""
         with offscreen():
             pixels = np.asarray(environment.render())
         # Meta-World's camera stands on its head.
         picture = Image.fromarray(np.ascontiguousarray(pixels[::-1]))
-        self.frames.append(picture.resize((SIZE, SIZE)))
+        self.pictures.append(picture.resize((SIZE, SIZE)))
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -71,10 +99,10 @@ def _failures() -> tuple[type[Exception], ...]:
     return (*common, Error)
 
 
-def strip(frames: list[Image.Image], count: int) -> Image.Image:
-    """`count` of the frames side by side, evenly spaced, the first and the last among them."""
-    chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
-    picture = Image.new("RGB", (SIZE * len(chosen), SIZE))
+def strip(pictures: list[Image.Image], count: int) -> Image.Image:
+    """`count` of the pictures side by side, evenly spaced, the first and the last among them."""
+    chosen = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().astype(int)
+    joined = Image.new("RGB", (SIZE * len(chosen), SIZE))
     for place, index in enumerate(chosen):
-        picture.paste(frames[index], (place * SIZE, 0))
-    return picture
+        joined.paste(pictures[index], (place * SIZE, 0))
+    return joined

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from torch import nn
 
 from gensift.errors import ConfigError, UnsupportedPipelineError
+from gensift.pipelines.llada.prompts import Tokenizer
 from gensift.pipelines.llada.settings import DecodingSettings
 from samplers.text.adablock import AdaBlock
 from samplers.text.attention import AttentionRule, BlockCausal, ContextCausal, Full
 from samplers.text.commit import CommitRule, Factor, Quota, Threshold, ThresholdOrQuota
-from samplers.text.config import TextDecodeConfig
+from samplers.text.config import DecodeOptions
 from samplers.text.kv.blocks import BlockCache
 from samplers.text.kv.elastic import ElasticCache
 from samplers.text.kv.protocol import KVPolicy, LayeredModel
@@ -22,7 +24,7 @@ DEFAULT_BLOCK = 32
 
 
 def build_window(
-    config: TextDecodeConfig, settings: DecodingSettings, tokenizer: Any
+    config: DecodeOptions, settings: DecodingSettings, tokenizer: Tokenizer
 ) -> WindowPolicy:
     """Where a step may commit tokens.
 
@@ -50,7 +52,7 @@ def build_window(
     )
 
 
-def newline_ids(tokenizer: Any) -> tuple[int, ...]:
+def newline_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Tokens that hold a newline and nothing but blanks."""
     found = []
     for token_id in sorted(tokenizer.get_vocab().values()):
@@ -60,7 +62,7 @@ def newline_ids(tokenizer: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-def build_commit(config: TextDecodeConfig, settings: DecodingSettings) -> CommitRule:
+def build_commit(config: DecodeOptions, settings: DecodingSettings) -> CommitRule:
     """How many tokens a step commits.
 
     Raises:
@@ -73,10 +75,10 @@ def build_commit(config: TextDecodeConfig, settings: DecodingSettings) -> Commit
         raise ConfigError(
             f"commit={name} needs a threshold; give it with the call, such as threshold=0.9."
         )
-    if name == "threshold" and config.confidence in ("entropy", "random"):
+    if name == "threshold" and config.commit_order in ("entropy", "random"):
         raise ConfigError(
             f"`threshold` is compared with probabilities; take confidence=probability or margin, "
-            f"not {config.confidence}."
+            f"not {config.commit_order}."
         )
     if name in ("quota", "factor") and threshold is not None:
         raise ConfigError(f"commit={name} takes no threshold; leave {threshold} out.")
@@ -87,7 +89,7 @@ def build_commit(config: TextDecodeConfig, settings: DecodingSettings) -> Commit
     return Threshold(threshold) if name == "threshold" else ThresholdOrQuota(threshold)
 
 
-def build_attention(config: TextDecodeConfig, settings: DecodingSettings) -> AttentionRule:
+def build_attention(config: DecodeOptions, settings: DecodingSettings) -> AttentionRule:
     """Who looks at whom.
 
     Raises:
@@ -103,7 +105,9 @@ def build_attention(config: TextDecodeConfig, settings: DecodingSettings) -> Att
     return ContextCausal() if is_causal else BlockCausal(settings.block_length)
 
 
-def build_kv(config: TextDecodeConfig, model: Any, attention: AttentionRule, lead: int) -> KVPolicy:
+def build_kv(
+    config: DecodeOptions, model: nn.Module, attention: AttentionRule, lead: int
+) -> KVPolicy:
     """What is kept between steps.
 
     Raises:
@@ -122,7 +126,7 @@ def build_kv(config: TextDecodeConfig, model: Any, attention: AttentionRule, lea
 
 
 def end_of_text_ids(
-    config: TextDecodeConfig, stop_ids: Sequence[int]
+    config: DecodeOptions, stop_ids: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Tokens that are never proposed, and tokens that are committed last."""
     stops = tuple(stop_ids)

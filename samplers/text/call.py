@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from gensift.cost import Cost, Stopwatch, peak_memory_mib
+from gensift.pipelines.llada.pipeline import LLaDAPipeline
 from gensift.pipelines.llada.prompts import PromptRows
 from gensift.pipelines.llada.sampling import RowStreams
 from gensift.pipelines.llada.settings import DecodingSettings
@@ -17,8 +17,9 @@ from gensift.pipelines.loading import device_of
 from gensift.randomness import make_generators
 from gensift.trace import PromptTrace, Stage, Trace
 from rewards.text import call_text_reward
+from samplers.base import OnStep
 from samplers.output import Progress, PromptResult, SamplerOutput
-from samplers.scoring import Scorer, reward_parts
+from samplers.scoring import RewardSpec, Scorer, reward_parts
 from samplers.text.attention import AttentionRule
 from samplers.text.building import (
     build_attention,
@@ -28,13 +29,11 @@ from samplers.text.building import (
     end_of_text_ids,
 )
 from samplers.text.confidence import CONFIDENCES
+from samplers.text.config import DecodeOptions
 from samplers.text.denoiser import Denoiser
 from samplers.text.engine import LogitsProcessor, Policies, StepView, TextRun
 from samplers.text.kv.protocol import Work
 from samplers.text.state import DecodingState
-
-if TYPE_CHECKING:
-    from samplers.text.decode import TextDecode
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class CallRows:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that are decoded together.
+    """Rows that are decoded at the same time.
 
     Attributes:
         rows: which.
@@ -94,7 +93,7 @@ ProcessorsOfBatch = Callable[[Batch], Sequence[BatchProcessor]]
 
 @dataclass(frozen=True)
 class StepSnapshot:
-    """A step as those see it who watch.
+    """A step as it is shown to who follows the decoding.
 
     Attributes:
         index: of the step.
@@ -107,22 +106,38 @@ class StepSnapshot:
     prompts: list[str]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TextCall:
-    """The state of one call."""
+    """One call of a text sampler, from rows of prompts to scored texts.
 
-    sampler: TextDecode
-    pipeline: Any
+    Attributes:
+        pipeline: whose model and tokenizer.
+        settings: options of the plain call.
+        options: those of the sampler.
+        is_clean: whether confidence is that of the logits before the processors.
+        processors: makes the logits processors of every batch.
+        reward: what scores the texts.
+        prompts: the texts.
+        rows: all of them, the rows of a prompt next to each other.
+        progress: called with tokens committed so far.
+        on_step: shown a `StepSnapshot` after each step.
+    """
+
+    pipeline: LLaDAPipeline
     settings: DecodingSettings
+    options: DecodeOptions
+    is_clean: bool
+    processors: ProcessorsOfBatch
+    reward: RewardSpec
     prompts: Sequence[str]
     rows: CallRows
     progress: Progress | None
-    on_step: Callable[[StepSnapshot], None] | None
+    on_step: OnStep | None
     _stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _work: Work = field(default_factory=Work)
 
     def run(self) -> SamplerOutput:
-        """Decode all batches, judge, and put the results together."""
+        """Decode all batches, score the texts, and make results of them."""
         try:
             texts = self.pipeline.decode(self._decode())
         finally:
@@ -140,24 +155,23 @@ class TextCall:
         )
 
     def _decode(self) -> Tensor:
-        config, pipeline, settings = self.sampler.config, self.pipeline, self.settings
-        processors = self.sampler.prepare(pipeline, settings)
-        attention = build_attention(config, settings)
-        banned, late = end_of_text_ids(config, pipeline.stop_ids)
+        options, pipeline, settings = self.options, self.pipeline, self.settings
+        attention = build_attention(options, settings)
+        banned, late = end_of_text_ids(options, pipeline.stop_ids)
         policies = Policies(
-            window=build_window(config, settings, pipeline.tokenizer),
-            commit=build_commit(config, settings),
-            confidence=CONFIDENCES[config.confidence],
+            window=build_window(options, settings, pipeline.tokenizer),
+            commit=build_commit(options, settings),
+            confidence=CONFIDENCES[options.commit_order],
             late_ids=late,
-            is_clean=self.sampler.is_clean,
+            is_clean=self.is_clean,
         )
-        size = self.sampler.config.max_rows or len(self.rows)
+        size = options.max_rows or len(self.rows)
         parts = []
         for start in range(0, len(self.rows), size):
             is_last = start + size >= len(self.rows)
             batch = Batch(self.rows.select(slice(start, start + size)), is_last)
             with self._stopwatch.part("decode"):
-                own = processors(batch)
+                own = self.processors(batch)
                 chosen = replace(policies, processors=own)
                 responses = self._decode_batch(batch, chosen, attention, banned)
                 for processor in own:
@@ -174,7 +188,7 @@ class TextCall:
     ) -> Tensor:
         pipeline, settings = self.pipeline, self.settings
         mask, lead = pipeline.mask_token_id, int(pipeline.config.shift_logits)
-        policy = build_kv(self.sampler.config, pipeline.transformer, attention, lead)
+        policy = build_kv(self.options, pipeline.transformer, attention, lead)
         run = TextRun(
             denoiser=Denoiser(policy, settings.guidance_scale, lead, (mask, *banned)),
             policies=policies,
@@ -215,7 +229,7 @@ class TextCall:
     def _scorer(self, texts: Sequence[str]) -> dict[str, Tensor]:
         owners = [self.prompts[index] for index in self.rows.prompt_of_row]
         scores = {}
-        for name, reward in reward_parts(self.sampler.reward).items():
+        for name, reward in reward_parts(self.reward).items():
             with self._stopwatch.part("reward"):
                 scores[name] = call_text_reward(reward, texts, owners)
         return scores
@@ -229,10 +243,10 @@ class TextCall:
         scores: dict[str, Tensor],
     ) -> tuple[PromptResult, PromptTrace]:
         seeds = tuple(self.rows.seeds[row] for row in rows)
-        most = self.sampler.config.num_outputs or len(rows)
+        most = self.options.num_outputs or len(rows)
         combined = torch.zeros(len(rows))
         if scores:
-            combined = Scorer(self.sampler.reward).combine(scores)
+            combined = Scorer(self.reward).combine(scores)
         rewards = combined.tolist()
         best = sorted(range(len(rows)), key=lambda at: (-rewards[at], at))[:most]
         steps = self.settings.num_inference_steps
@@ -267,7 +281,7 @@ class TextCall:
             denoiser_calls=self._work.calls,
             tokens=round(self._work.computed),
             cache_hits=round(self._work.reused),
-            reward_calls=dict.fromkeys(reward_parts(self.sampler.reward), len(self.rows)),
+            reward_calls=dict.fromkeys(reward_parts(self.reward), len(self.rows)),
             seconds=self._stopwatch.seconds,
             peak_memory_mib=peak_memory_mib(device_of(self.pipeline)),
         )

@@ -73,7 +73,7 @@ class ThresholdOrQuota:
 
 
 class Factor:
-    """As many as can be committed together without changing what one at a time would give.
+    """As many as can be committed at once without changing what one at a time would give.
 
     In order of confidence, the n-th needs `1 - factor / (n + 1)`; up to the first that lacks it.
     Source: Fast-dLLM, theorem 1 and "factor" decoding.

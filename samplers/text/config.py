@@ -1,14 +1,15 @@
-"""Options of the text samplers, and what they stand for."""
+"""Options of the text samplers: plain data that is read without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from gensift.config import check, option
-from samplers.text.kv.elastic import ElasticConfig
+from samplers.text.diversity.config import DiversityOptions
 
+DEFAULT_CANDIDATES = 16
 Confidence = Literal["probability", "margin", "entropy", "random"]
 
 
@@ -32,7 +33,32 @@ class AdaBlockConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextDecodeConfig:
+class ElasticConfig:
+    """Options of the elastic cache; defaults are the published ones but for `drift_axis`."""
+
+    gamma: float = option(
+        0.9, help="similarity of attention below which deeper layers are recomputed; more is safer"
+    )
+    track: int = option(1, minimum=1, help="tokens per layer whose attention is watched")
+    drift_axis: Literal["keys", "heads"] = option(
+        "keys",
+        choices=("keys", "heads"),
+        help="what a row of attention is compared along: keys as the paper says, heads as its code "
+        "does",
+    )
+    all_masks: bool = option(
+        False, help="compute all masked positions in every step, not just the window"
+    )
+    refresh_every: int | None = option(
+        None, minimum=1, help="full pass after so many steps; never when left out, 1 is no cache"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
     """Options of every text sampler; those of the plain call (temperature, ...) come with it."""
 
     num_candidates: int | None = option(None, minimum=1, help="texts per prompt; default 16")
@@ -65,8 +91,8 @@ class TextDecodeConfig:
         "threshold where the call gives one, else quota",
     )
     factor: float = option(1.0, minimum=0, help="of commit=factor; more commits more per step")
-    confidence: Confidence = option(
-        "probability",
+    confidence: Confidence | None = option(
+        None,
         choices=("probability", "margin", "entropy", "random"),
         help="which tokens are committed first",
     )
@@ -84,6 +110,16 @@ class TextDecodeConfig:
     def __post_init__(self) -> None:
         check(self, self.problems())
 
+    @property
+    def commit_order(self) -> Confidence:
+        """Which tokens are committed first, also where `confidence` is left out."""
+        return self.confidence or "probability"
+
+    @property
+    def texts_per_prompt(self) -> int:
+        """`num_candidates`, also where it is left out."""
+        return self.num_candidates or max(DEFAULT_CANDIDATES, self.num_outputs or 0)
+
     def problems(self) -> Iterator[str]:
         """Combinations that mean nothing, one phrase each."""
         if self.kv in ("prefix", "dual") and self.window == "sliding":
@@ -95,20 +131,105 @@ class TextDecodeConfig:
             yield f"`attention` {self.attention} needs window=blocks"
         if self.attention != "full" and self.kv == "elastic":
             yield f"`attention` {self.attention} goes with kv none, prefix or dual, not elastic"
-        # A subclass may leave confidence open until it knows better, and checks again then.
-        is_share = self.confidence in ("probability", "margin", None)
+        is_share = self.commit_order in ("probability", "margin")
         if self.window == "adablock" and not is_share:
             yield (
                 "`window` adablock compares probabilities of delimiters; take "
-                f"confidence=probability or margin, not {self.confidence}"
+                f"confidence=probability or margin, not {self.commit_order}"
             )
         if self.commit in ("threshold", "factor", "threshold-or-quota") and not is_share:
             yield (
                 f"`commit` {self.commit} compares probabilities; take confidence=probability or "
-                f"margin, not {self.confidence}"
+                f"margin, not {self.commit_order}"
             )
-        if (
-            None not in (self.num_outputs, self.num_candidates)
-            and self.num_outputs > self.num_candidates  # type: ignore[operator]
-        ):
-            yield f"`num_outputs` {self.num_outputs} exceeds `num_candidates` {self.num_candidates}"
+        texts, outputs = self.num_candidates, self.num_outputs
+        if texts is not None and outputs is not None and outputs > texts:
+            yield f"`num_outputs` {outputs} exceeds `num_candidates` {texts}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDecodeConfig(DecodeOptions):
+    """Options of `decode`."""
+
+    confidence: Confidence = option(
+        "probability",
+        choices=("probability", "margin", "entropy", "random"),
+        help="which tokens are committed first",
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What options are that are left out.
+
+    Attributes:
+        alpha: strength at the start of decoding.
+        confidence: which tokens are committed first.
+    """
+
+    alpha: float
+    confidence: Confidence
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "tuned": Setting(alpha=8.0, confidence="probability"),
+    "published": Setting(alpha=16.0, confidence="probability"),
+}
+"""What options are that are left out; tuned on the validation problems of `benchmarks.odd`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ODDConfig(DecodeOptions, DiversityOptions):
+    """Options of `odd`: those of diversity, and those of decoding."""
+
+    setting: Literal["tuned", "published"] = option(
+        "tuned",
+        choices=("tuned", "published"),
+        help="what alpha and confidence are when left out: the best on held-out problems of "
+        "countdown-llada, or those of the paper",
+    )
+    alpha: float | None = option(
+        None,
+        minimum=0,
+        help="strength at the start of decoding: L2 norm of a sample's largest change of the "
+        "logits of one position; it falls to 0 as decoding goes on; by default that of setting",
+    )
+    confidence: Confidence | None = option(
+        None,
+        choices=("probability", "margin", "entropy", "random"),
+        help="which tokens are committed first; by default that of setting",
+    )
+    confidence_source: Literal["pushed", "clean"] = option(
+        "pushed",
+        choices=("pushed", "clean"),
+        help="whether confidence is that of the logits after the repulsion, as published, or "
+        "before it, so that repulsion does not commit more tokens above a threshold",
+    )
+    history: Literal["steps", "final"] = option(
+        "steps",
+        choices=("steps", "final"),
+        help="what later batches are kept apart from, with more candidates than max_rows: earlier "
+        "texts as they were at the same step, which is as if all were one batch, or as they ended, "
+        "which takes less memory",
+    )
+
+    @property
+    def strength(self) -> float:
+        """`alpha`, also where it is left out."""
+        return SETTINGS[self.setting].alpha if self.alpha is None else self.alpha
+
+    @property
+    def commit_order(self) -> Confidence:
+        """Which tokens are committed first, also where `confidence` is left out."""
+        return self.confidence or SETTINGS[self.setting].confidence
+
+    def problems(self) -> Iterator[str]:
+        """Combinations that mean nothing."""
+        yield from DecodeOptions.problems(self)
+        yield from DiversityOptions.problems(self)
+        texts = self.num_candidates or DEFAULT_CANDIDATES
+        if self.strategy == "dpp" and (self.max_rows or texts) < texts:
+            yield (
+                f"`strategy` dpp needs all {texts} texts of a prompt in one batch, and `max_rows` "
+                f"is {self.max_rows}; raise it, or take strategy=odd"
+            )

@@ -3,90 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 
-from gensift.config import from_dict, ready_or_fields, to_dict
+from gensift.config import from_dict
 from gensift.cost import Cost
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from gensift.pipelines.llada.pipeline import LLaDAPipeline
 from gensift.pipelines.llada.prompts import PromptRows
 from gensift.pipelines.llada.sampling import steps_of_span
 from gensift.pipelines.llada.settings import DecodingSettings
-from gensift.pipelines.loading import call_defaults, device_of
-from gensift.randomness import candidate_seeds
-from samplers.output import PlannedStage, Progress, SamplerOutput
-from samplers.scoring import RewardSpec, check_reward, reward_parts
-from samplers.text.call import CallRows, ProcessorsOfBatch, StepSnapshot, TextCall
-from samplers.text.config import TextDecodeConfig
+from gensift.pipelines.loading import device_of
+from gensift.protocols import CallArguments, Pipeline
+from samplers.base import Plan, Request, SamplerBase
+from samplers.output import PlannedStage, SamplerOutput
+from samplers.scoring import reward_parts
+from samplers.text.call import CallRows, ProcessorsOfBatch, TextCall
+from samplers.text.config import DecodeOptions, TextDecodeConfig
 
-DEFAULT_CANDIDATES = 16
 _ENCODING = ("use_chat_template", "add_generation_prompt")
+OptionsT = TypeVar("OptionsT", bound=DecodeOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextPlan:
-    """What a call is going to do, known before it starts.
+class TextPlan(Plan):
+    """What a call is going to do, known before it starts; every text is decoded to the end.
+
+    Its cost is an upper bound: texts that end early, thresholds and caches make it less.
 
     Attributes:
-        num_candidates: texts per prompt.
-        num_prompts: prompts of the call.
         gen_length: tokens of each text.
         num_steps: most forward passes of a row.
-        peak_rows: most rows in one forward pass, guidance included.
-        stages: of the scoring.
-        cost: planned work over all prompts; texts that end early, thresholds and caches make it
-            less.
     """
 
-    num_candidates: int
-    num_prompts: int
     gen_length: int
     num_steps: int
-    peak_rows: int
-    stages: tuple[PlannedStage, ...]
-    cost: Cost
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a mapping for JSON."""
-        return to_dict(self)
 
 
-class TextDecode:
-    """Texts from a masked diffusion language model, each drawn on its own; see the subclasses.
+class TextSampler(SamplerBase[OptionsT, TextPlan]):
+    """What all text samplers share: a call is one decoding with policies of its own choice."""
 
-    Attributes:
-        reward: what judges the texts, a function of texts and prompts; a mapping of several is
-            combined by rank sum. None leaves them in the order they were drawn.
-        config: the options.
-        is_reproducible: whether a text's seed gives the same text in a plain pipeline call.
-    """
-
-    name: ClassVar[str] = "decode"
     modality: ClassVar[str] = "text"
     pipelines: ClassVar[str] = "LLaDA, Dream and other masked diffusion language models"
-    config_class: ClassVar[type[TextDecodeConfig]] = TextDecodeConfig
     default_model: ClassVar[str] = "countdown-llada"
     is_reproducible: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        reward: RewardSpec | Any = None,
-        config: TextDecodeConfig | None = None,
-        *,
-        keep_previews: bool = False,
-        **options: Any,
-    ) -> None:
-        """Give either a ready `config` or its fields as `options`.
-
-        Raises:
-            ConfigError: an option is unknown or out of range, or both ways are used.
-        """
-        self.config = ready_or_fields(self.config_class, config, options)
-        self.reward = check_reward(reward)
 
     @property
     def is_clean(self) -> bool:
@@ -96,20 +59,23 @@ class TextDecode:
     @property
     def num_candidates(self) -> int:
         """Texts per prompt."""
-        return self.config.num_candidates or max(DEFAULT_CANDIDATES, self.config.num_outputs or 0)
+        return self.config.texts_per_prompt
 
-    def settings(self, pipeline: Any, arguments: Mapping[str, Any]) -> DecodingSettings:
+    @property
+    def num_outputs(self) -> int:
+        """Texts returned per prompt."""
+        return self.config.num_outputs or self.num_candidates
+
+    def prepare(self, pipeline: LLaDAPipeline, settings: DecodingSettings) -> ProcessorsOfBatch:
+        """What makes the logits processors of every batch of a call; none here."""
+        return lambda batch: ()
+
+    def settings(self, pipeline: Pipeline, arguments: CallArguments) -> DecodingSettings:
         """Options of the plain call, out of all `arguments`.
 
         Raises:
-            UnsupportedPipelineError: no masked diffusion language model.
             ConfigError: an argument is unknown or out of range.
         """
-        if not isinstance(pipeline, LLaDAPipeline):
-            raise UnsupportedPipelineError(
-                f"{type(pipeline).__name__} does not fill in masked text; give a LLaDAPipeline, or "
-                "choose a sampler for pictures."
-            )
         known = {field.name for field in dataclasses.fields(DecodingSettings)}
         given = {
             name: v for name, v in arguments.items() if name not in (*_ENCODING, "output_type")
@@ -122,23 +88,24 @@ class TextDecode:
             )
         return from_dict(DecodingSettings, given)
 
-    def plan(
-        self, pipeline: Any, prompts: int | str | Sequence[str] = 1, **pipeline_kwargs: Any
-    ) -> TextPlan:
-        """What a call with these arguments would do and cost at most, without doing it."""
-        arguments = call_defaults(pipeline) | pipeline_kwargs
-        settings = self.settings(pipeline, arguments)
-        texts = [] if isinstance(prompts, int) else _texts(prompts)
-        count = prompts if isinstance(prompts, int) else len(texts)
+    def plan_request(self, request: Request) -> TextPlan:
+        """What a call would do and cost at most.
+
+        Raises:
+            UnsupportedPipelineError: no masked diffusion language model.
+            ConfigError: an argument is unknown or out of range.
+        """
+        pipeline = _supported(request.pipeline)
+        settings = self.settings(pipeline, request.arguments)
         length = settings.gen_length
-        if texts:
-            length += _encode(pipeline, texts, arguments).tokens.shape[1]
+        if request.prompts:
+            length += _encode(pipeline, request.prompts, request.arguments).tokens.shape[1]
         steps = self._most_steps(settings)
         branches = 1 if settings.guidance_scale == 1 else 2
-        rows = count * self.num_candidates
+        rows = request.num_prompts * self.num_candidates
         return TextPlan(
             num_candidates=self.num_candidates,
-            num_prompts=count,
+            num_prompts=request.num_prompts,
             gen_length=settings.gen_length,
             num_steps=steps,
             peak_rows=min(rows, self.config.max_rows or rows) * branches,
@@ -161,64 +128,49 @@ class TextDecode:
             for first, end in settings.blocks()
         )
 
-    @property
-    def num_outputs(self) -> int:
-        """Texts returned per prompt."""
-        return self.config.num_outputs or self.num_candidates
-
     @torch.no_grad()
-    def __call__(
-        self,
-        pipeline: Any,
-        prompts: str | Sequence[str],
-        *,
-        seed: int = 0,
-        seeds: Sequence[Sequence[int]] | None = None,
-        progress: Progress | None = None,
-        on_step: Callable[[StepSnapshot], None] | None = None,
-        **pipeline_kwargs: Any,
-    ) -> SamplerOutput:
-        """Write texts for `prompts`.
-
-        Args:
-            pipeline: a `LLaDAPipeline`.
-            prompts: one or several, of any lengths; all their texts are decoded together.
-            seed: base from which the seeds of the texts derive.
-            seeds: per prompt one for each text, instead of `seed`.
-            progress: told of steps ("denoise") and of rewards.
-            on_step: shown the texts after each step.
-            pipeline_kwargs: of the pipeline's call; a zoo model's defaults fill in the rest.
+    def draw(self, request: Request) -> SamplerOutput:
+        """Write texts for the prompts, which may be of any lengths, in as few batches as fit.
 
         Raises:
             UnsupportedPipelineError: the pipeline or its model lacks what the options need.
-            ConfigError: an argument is out of range, or options do not go together.
+            ConfigError: an argument is out of range, or options exclude each other.
         """
-        texts = _texts(prompts)
-        arguments = call_defaults(pipeline) | pipeline_kwargs
-        settings = self.settings(pipeline, arguments)
-        encoded = _encode(pipeline, texts, arguments)
+        pipeline = _supported(request.pipeline)
+        settings = self.settings(pipeline, request.arguments)
+        encoded = _encode(pipeline, request.prompts, request.arguments)
         pipeline.check_length(encoded.tokens.shape[1], settings.gen_length)
-        groups = seeds or [
-            candidate_seeds(seed, index, self.num_candidates) for index in range(len(texts))
-        ]
-        if len(groups) != len(texts) or not all(groups):
-            raise ConfigError(f"Seeds for {len(groups)} prompts came with {len(texts)} prompts.")
-        rows = CallRows.of(encoded, groups)
-        return TextCall(self, pipeline, settings, texts, rows, progress, on_step).run()
-
-    def prepare(self, pipeline: Any, settings: DecodingSettings) -> ProcessorsOfBatch:
-        """What makes the logits processors of every batch of a call; none here."""
-        return lambda batch: ()
-
-
-def _texts(prompts: str | Sequence[str]) -> list[str]:
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ConfigError("A prompt is empty; give a text.")
-    return texts
+        call = TextCall(
+            pipeline=pipeline,
+            settings=settings,
+            options=self.config,
+            is_clean=self.is_clean,
+            processors=self.prepare(pipeline, settings),
+            reward=self.reward,
+            prompts=request.prompts,
+            rows=CallRows.of(encoded, request.seed_groups(self.num_candidates)),
+            progress=request.progress,
+            on_step=request.on_step,
+        )
+        return call.run()
 
 
-def _encode(pipeline: Any, texts: Sequence[str], arguments: Mapping[str, Any]) -> PromptRows:
+class TextDecode(TextSampler[TextDecodeConfig]):
+    """Texts from a masked diffusion language model, each drawn on its own."""
+
+    name: ClassVar[str] = "decode"
+    config_class: ClassVar[type[TextDecodeConfig]] = TextDecodeConfig
+
+
+def _supported(pipeline: Pipeline) -> LLaDAPipeline:
+    if not isinstance(pipeline, LLaDAPipeline):
+        raise UnsupportedPipelineError(
+            f"{type(pipeline).__name__} does not fill in masked text; give a LLaDAPipeline, or "
+            "choose a sampler for pictures."
+        )
+    return pipeline
+
+
+def _encode(pipeline: LLaDAPipeline, texts: Sequence[str], arguments: CallArguments) -> PromptRows:
     given = {name: arguments[name] for name in _ENCODING if name in arguments}
-    rows: PromptRows = pipeline.encode(texts, **given).to(device_of(pipeline))
-    return rows
+    return pipeline.encode(texts, **given).to(device_of(pipeline))

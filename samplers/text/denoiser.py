@@ -20,7 +20,7 @@ class Denoiser:
         policy: computes logits.
         guidance_scale: 1 leaves the model alone; otherwise each row runs twice, the second time
             with its prompt masked.
-        lead: 1 for models whose logits tell the next token.
+        lead: 1 for models whose logits are those of the next token.
         forbidden: tokens that are never proposed; the mask is one of them.
     """
 
@@ -44,7 +44,7 @@ class Denoiser:
             logits = self._policy.logits(Request(state, is_opened, read))
         else:
             both = Columns(read.index.repeat(2, 1), read.is_open.repeat(2, 1))
-            request = Request(_with_blind_rows(state), is_opened.repeat(2), both)
+            request = Request(_with_masked_prompts(state), is_opened.repeat(2), both)
             cond, uncond = self._policy.logits(request).chunk(2)
             logits = uncond + self._scale * (cond - uncond)
         return forbid(logits, self._forbidden)
@@ -54,7 +54,7 @@ class Denoiser:
         self._policy.select(torch.cat([rows + branch * of for branch in range(self.branches)]))
 
 
-def _with_blind_rows(state: DecodingState) -> DecodingState:
+def _with_masked_prompts(state: DecodingState) -> DecodingState:
     """The rows, and once more with their prompts masked."""
     twice = state.select(torch.arange(len(state), device=state.tokens.device).repeat(2))
     tokens = twice.tokens.clone()

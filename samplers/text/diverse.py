@@ -48,7 +48,7 @@ class History:
 
 
 class DiversityProcessor(BatchProcessor):
-    """Pushes the rows of each prompt apart; rows that have ended still push the others.
+    """Makes the rows of each prompt repel each other; those that have ended still repel the rest.
 
     The strength falls with the share of a row's response that is committed, so that it works with
     blocks and thresholds; with an even quota it is the published schedule.
@@ -58,7 +58,7 @@ class DiversityProcessor(BatchProcessor):
     Args:
         diversifier: the mathematics of one step of one prompt.
         alpha: strength before anything is committed.
-        batch: rows that are decoded together.
+        batch: rows that are decoded at the same time.
         history: of earlier batches; None when there is only one.
         mask_token_id: what positions hold that are not committed.
     """
@@ -88,26 +88,26 @@ class DiversityProcessor(BatchProcessor):
         self._vocabulary = logits.shape[-1]
         place = torch.full((len(self._batch.rows),), -1, device=logits.device)
         place[step.row_ids] = torch.arange(len(logits), device=logits.device)
-        pushed = logits.clone() if len(self._groups) > 1 else logits
+        moved = logits.clone() if len(self._groups) > 1 else logits
         for prompts, members in self._groups:
             at = place[members.to(logits.device)]
             goes_on = (at >= 0).any(1)
             if bool(goes_on.any()):
                 chosen = [prompts[index] for index in goes_on.nonzero()[:, 0].tolist()]
                 some = members[goes_on.cpu()]
-                pushed = self._push(logits, pushed, step, chosen, some, at[goes_on])
-        return pushed
+                moved = self._apart(logits, moved, step, chosen, some, at[goes_on])
+        return moved
 
-    def _push(
+    def _apart(
         self,
         logits: Tensor,
-        pushed: Tensor,
+        moved: Tensor,
         step: StepView,
         prompts: Sequence[int],
         members: Tensor,
         at: Tensor,
     ) -> Tensor:
-        """Push the rows of some prompts, `at` being their places or -1; returns all logits."""
+        """Diversify some prompts, whose rows are `at` these places or -1; returns all logits."""
         candidates = self._candidates(logits, step, members, at)
         outcomes = self._diversify.of_prompts(
             candidates,
@@ -121,10 +121,10 @@ class DiversityProcessor(BatchProcessor):
         found = [outcome.logits for outcome in outcomes]
         if _is_all(at, logits):
             return found[0] if len(found) == 1 else torch.cat(found)
-        pushed = logits.clone() if pushed is logits else pushed
+        moved = logits.clone() if moved is logits else moved
         is_living = at >= 0
-        pushed[at[is_living]] = torch.stack(found)[is_living]
-        return pushed
+        moved[at[is_living]] = torch.stack(found)[is_living]
+        return moved
 
     def finish(self, responses: Tensor) -> None:
         """Hand what this batch was like to the ones after it."""
@@ -170,7 +170,7 @@ class DiversityProcessor(BatchProcessor):
     def _afterwards(
         self, prompt: int, rows: Sequence[int], responses: Tensor
     ) -> list[tuple[int, int, Tensor]]:
-        """Bases of steps that a prompt's texts did not take: there they push as they ended."""
+        """Bases of steps that a prompt's texts did not take: there they repel as they ended."""
         own, earlier = self._steps[prompt], self._earlier
         found = []
         # Earlier batches may have taken more steps.

@@ -83,7 +83,7 @@ class TextRun:
         streams: random numbers of each row.
         state: the living rows.
         stop_ids: tokens that end a text; none to write every row to its full length.
-        on_step: told after each step.
+        on_step: called after each step.
         responses: int64 `(all rows, gen_length)`, as they stand.
     """
 

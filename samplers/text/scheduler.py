@@ -14,6 +14,7 @@ from torch import Tensor
 from gensift.config import from_dict
 from gensift.errors import ConfigError
 from gensift.pipelines.llada.pipeline import forbid
+from gensift.protocols import JsonObject
 from samplers.text.commit import CommitRule, Factor, Pace, Quota, Threshold
 from samplers.text.diversity.candidates import Candidates
 from samplers.text.diversity.config import DiversityConfig
@@ -24,7 +25,7 @@ Commit = Literal["refinement", "quota", "threshold", "factor"]
 
 
 class DiverseBlockScheduler(BlockRefinementScheduler):  # type: ignore[misc]
-    """A `BlockRefinementScheduler` that pushes the rows of a prompt apart before it samples.
+    """A `BlockRefinementScheduler` that diversifies the rows of a prompt before it samples.
 
         pipe.scheduler = DiverseBlockScheduler.from_config(pipe.scheduler.config, alpha=16.0)
         pipe(input_ids=ids.repeat(16, 1), ...)
@@ -38,7 +39,7 @@ class DiverseBlockScheduler(BlockRefinementScheduler):  # type: ignore[misc]
         alpha: strength; 0 samples as diffusers does.
         diversity: other options of `DiversityConfig`, by name.
         rows_per_prompt: so many neighbouring rows belong to one prompt; all of them when None.
-        protected_ids: tokens that are never pushed, such as those that end a text.
+        protected_ids: tokens whose logits stay, such as those that end a text.
         commit: "refinement" commits as diffusers does; "quota", "threshold" (of the call) and
             "factor" are the rules of `TextDecode`. What is left after the last step is committed.
         factor: of that rule.
@@ -56,7 +57,7 @@ class DiverseBlockScheduler(BlockRefinementScheduler):  # type: ignore[misc]
         editing_threshold: float | None = None,
         minimal_topk: int = 1,
         alpha: float = 16.0,
-        diversity: dict[str, Any] | None = None,
+        diversity: JsonObject | None = None,
         rows_per_prompt: int | None = None,
         protected_ids: Sequence[int] = (),
         commit: Commit = "refinement",
@@ -94,7 +95,9 @@ class DiverseBlockScheduler(BlockRefinementScheduler):  # type: ignore[misc]
             raise ConfigError("DiverseBlockScheduler fills masks; give `mask_token_id`.")
         threshold = self.config.threshold if threshold is None else threshold
         is_masked = sample == mask_token_id
-        logits = self._push(forbid(model_output, [mask_token_id]), sample, is_masked, int(timestep))
+        logits = self._diversified(
+            forbid(model_output, [mask_token_id]), sample, is_masked, int(timestep)
+        )
         output = super().step(
             logits,
             timestep,
@@ -108,7 +111,7 @@ class DiverseBlockScheduler(BlockRefinementScheduler):  # type: ignore[misc]
             output = self._commit(output, sample, is_masked, int(timestep), threshold)
         return output if return_dict else tuple(output.values())
 
-    def _push(self, logits: Tensor, sample: Tensor, is_masked: Tensor, step: int) -> Tensor:
+    def _diversified(self, logits: Tensor, sample: Tensor, is_masked: Tensor, step: int) -> Tensor:
         if self._alpha == 0 or not bool(is_masked.any()):
             return logits
         size = self.config.rows_per_prompt or len(sample)
@@ -127,9 +130,9 @@ class DiverseBlockScheduler(BlockRefinementScheduler):  # type: ignore[misc]
         ]
         # A row with fewer open positions repeats its last one, unchanged: only open ones count.
         row, slot = columns.is_open.nonzero(as_tuple=True)
-        pushed = logits.clone()
-        pushed[row, columns.index[row, slot]] = torch.cat(parts)[row, slot]
-        return pushed
+        moved = logits.clone()
+        moved[row, columns.index[row, slot]] = torch.cat(parts)[row, slot]
+        return moved
 
     def _candidates(
         self,

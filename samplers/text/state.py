@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class DecodingState:
         return self.response == self.mask_token_id
 
     @property
-    def is_settled(self) -> Tensor:
+    def is_committed(self) -> Tensor:
         """What holds a token for good, bool `(rows, positions)`: prompts, also where guidance has
         masked them, and what is decided of the response."""
         committed = self.is_real.clone()
@@ -90,11 +90,9 @@ class DecodingState:
 
     def select(self, rows: Sequence[int] | Tensor) -> Self:
         """The same for some rows only."""
-        chosen: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, value in chosen.items():
-            if isinstance(value, Tensor):
-                chosen[name] = value[rows]
-        return type(self)(**chosen)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: v[rows] for name, v in values.items() if isinstance(v, Tensor)}
+        return type(self)(**{**values, **chosen})
 
 
 @dataclass(frozen=True)

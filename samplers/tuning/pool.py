@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gensift.errors import ConfigError
-
-Floats = NDArray[np.float64]
+from samplers.tuning.arrays import Floats
 
 
 @dataclass(frozen=True)

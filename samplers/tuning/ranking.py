@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from gensift.errors import ConfigError
-
-Floats = NDArray[np.float64]
+from samplers.tuning.arrays import Floats, lowest_if_broken, worst_if_broken
 
 PERCENTS = tuple(range(5, 100, 5))
 """Keep ratios that Tacc and Tgap average over, in percent."""
@@ -71,7 +70,7 @@ def kendall_tau(early: Floats, final: Floats) -> float:
         early: float `(prompts, images)`.
         final: float `(prompts, images)`.
     """
-    rows = zip(_lowest_if_broken(early), _lowest_if_broken(final), strict=True)
+    rows = zip(lowest_if_broken(early), lowest_if_broken(final), strict=True)
     taus = [_tau(guess, truth) for guess, truth in rows if np.ptp(_dense(truth)) > 0]
     return float(np.mean(taus)) if taus else float("nan")
 
@@ -88,7 +87,7 @@ def tacc_and_tgap(
         final: float `(prompts, images)`, at least one finite per prompt.
         percents: keep ratios.
     """
-    guess, truth = _lowest_if_broken(early), _worst_if_broken(final)
+    guess, truth = lowest_if_broken(early), worst_if_broken(final)
     best = truth.max(axis=1)
     descending = -np.sort(-guess, axis=1)
     gaps = []
@@ -124,12 +123,3 @@ def _tau(guess: Floats, truth: Floats) -> float:
 def _dense(values: Floats) -> NDArray[np.int64]:
     """Ranks without gaps, so that -inf is a value like others."""
     return np.unique(values, return_inverse=True)[1]
-
-
-def _lowest_if_broken(scores: Floats) -> Floats:
-    return np.where(np.isfinite(scores), scores, -np.inf)
-
-
-def _worst_if_broken(scores: Floats) -> Floats:
-    worst = np.where(np.isfinite(scores), scores, np.inf).min(axis=1, keepdims=True)
-    return np.where(np.isfinite(scores), scores, worst)

@@ -8,15 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gensift.errors import ConfigError, nearest_hint
+from samplers.tuning.arrays import Floats as Floats
+from samplers.tuning.arrays import worst_if_broken
 
-Floats = NDArray[np.float64]
-Arrays = Mapping[str, NDArray[Any]]
+Array = NDArray[np.generic]
+Arrays = Mapping[str, Array]
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +38,12 @@ class RewardScores:
     final: Floats
 
     @classmethod
-    def of(cls, early: Any, final: Any = None) -> RewardScores:
+    def of(cls, early: ArrayLike, final: ArrayLike | None = None) -> RewardScores:
         """Scores from any arrays; without `final` the last step of `early` is final.
+
+        Args:
+            early: real numbers `(prompts, images, steps)`.
+            final: real numbers `(prompts, images)`.
 
         Raises:
             ConfigError: the shapes do not fit, there are fewer than two steps, or a prompt has no
@@ -90,7 +97,9 @@ class ScoreTensors:
             raise ConfigError(f"{len(self.prompts)} texts are for {self.num_prompts} prompts.")
 
     @classmethod
-    def single(cls, early: Any, final: Any = None, name: str = "reward") -> ScoreTensors:
+    def single(
+        cls, early: ArrayLike, final: ArrayLike | None = None, name: str = "reward"
+    ) -> ScoreTensors:
         """Scores by one reward; see `RewardScores.of`."""
         return cls({name: RewardScores.of(early, final)})
 
@@ -128,7 +137,7 @@ class ScoreTensors:
         rewards of the image's rank among its prompt's whole pool, from 0 (worst) to 1 (best). An
         image without a finite final score is worth as little as the worst of its prompt.
         """
-        finals = [_worst_if_broken(scores.final) for scores in self.rewards.values()]
+        finals = [worst_if_broken(scores.final) for scores in self.rewards.values()]
         if len(finals) == 1:
             return finals[0]
         from scipy.stats import rankdata
@@ -173,7 +182,7 @@ def _read_numpy(path: Path) -> Arrays:
         return {key: _unpickled(partial(file.__getitem__, key)) for key in file.files}
 
 
-def _unpickled(load: Callable[[], Any]) -> Any:
+def _unpickled(load: Callable[[], Loaded]) -> Loaded:
     try:
         return load()
     except ValueError as error:
@@ -207,7 +216,7 @@ _BESIDE = ("sigmas", "prompts")
 
 
 def _tensors(arrays: Arrays) -> ScoreTensors:
-    parts: dict[str, dict[str, NDArray[Any]]] = {}
+    parts: dict[str, dict[str, Array]] = {}
     for key, array in arrays.items():
         name, _, leaf = key.rpartition("/")
         if key == "scores":
@@ -247,7 +256,7 @@ def _unknown_key(key: str) -> str:
     )
 
 
-def _floats(name: str, array: Any, dimensions: int) -> Floats:
+def _floats(name: str, array: ArrayLike, dimensions: int) -> Floats:
     given = np.asarray(array)
     if given.dtype.kind not in "fiu":
         raise ConfigError(f"`{name}` holds {given.dtype}; give real numbers.")
@@ -255,8 +264,3 @@ def _floats(name: str, array: Any, dimensions: int) -> Floats:
         axes = {1: "(steps,)", 2: "(prompts, images)", 3: "(prompts, images, steps)"}[dimensions]
         raise ConfigError(f"`{name}` has the shape {given.shape}; give {axes}, none of them 0.")
     return given.astype(np.float64)
-
-
-def _worst_if_broken(final: Floats) -> Floats:
-    worst = np.where(np.isfinite(final), final, np.inf).min(axis=1, keepdims=True)
-    return np.where(np.isfinite(final), final, worst)

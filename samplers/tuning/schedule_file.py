@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from gensift.protocols import JsonObject
 from samplers.diffusion.schedule import Checkpoint
 
 
-def generate_config(checkpoints: Sequence[Checkpoint], num_steps: int) -> dict[str, Any]:
+def generate_config(checkpoints: Sequence[Checkpoint], num_steps: int) -> JsonObject:
     """What `generate --config` takes: TTSnap with this schedule, or best-of-n without any."""
     if not checkpoints:
         return {"sampler": "best-of-n"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,7 +15,7 @@ from gensift.files import write_atomically
 from rewards.digest import weights_digest
 from rewards.noise_aware.recording import Recording
 from rewards.noise_aware.scoring import score_recording
-from rewards.protocol import is_noise_aware, reward_name
+from rewards.protocol import Reward, is_noise_aware, reward_name
 from samplers.tuning.recordings import ScoreTensors, read_scores
 
 DIGEST = "weights"
@@ -25,7 +24,7 @@ DIGEST = "weights"
 
 def scored(
     recording: Recording,
-    reward: Any,
+    reward: Reward,
     *,
     label: str = "",
     on_prompt: Callable[[int], None] = lambda count: None,
@@ -38,8 +37,8 @@ def scored(
     Args:
         recording: with final scores of this reward.
         reward: noise-aware or not.
-        label: told apart in the file's name, for rewards of one name with different options.
-        on_prompt: told of every prompt that was scored.
+        label: part of the file's name, for rewards of one name with different options.
+        on_prompt: called with 1 after every prompt that was scored.
 
     Raises:
         ConfigError: the recording has no final scores of this reward.

@@ -1,123 +1,43 @@
 """Finding a pruning schedule that beats best-of-N at the same budget, or saying that none does.
 
 A schedule that looks best on the prompts it was chosen on owes part of that to chance. So what is
-promised is never measured there: prompts are split into folds, each fold is judged by a schedule
-chosen without it, and only a gain that shows on those is believed.
+promised is never measured there: prompts are split into folds, each fold is measured with a
+schedule chosen without it, and only a gain that shows on those is believed.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
-from gensift.config import check, option
 from gensift.errors import ConfigError
 from samplers.diffusion.schedule import UnitCosts, largest_search, plan_stages, search_cost
-from samplers.tuning.candidates import MOST_CHECKPOINTS, Grid, Schedule
+from samplers.tuning.arrays import Floats
+from samplers.tuning.candidates import Grid, Schedule
+from samplers.tuning.config import TuneConfig as TuneConfig
 from samplers.tuning.omega import Omega
-from samplers.tuning.pool import Equivalent, best_of_n_curve, equivalent_count
-from samplers.tuning.recordings import Floats, ScoreTensors
+from samplers.tuning.pool import best_of_n_curve, equivalent_count
+from samplers.tuning.recommendation import Gain, standard_error
+from samplers.tuning.recommendation import Recommendation as Recommendation
+from samplers.tuning.recordings import ScoreTensors
 from samplers.tuning.simulation import Draws
 
 Prompts = NDArray[np.int64]
 
 _CHOOSING_ROWS = 3200  # prompts x draws while choosing: the prompts differ more than the draws
-_JUDGING_ROWS = 12800  # for the few schedules that were chosen
+_HELD_OUT_ROWS = 12800  # for the few schedules that were chosen
 _STARTS = 2  # schedules of each length that are improved step by step
 _MOST_MOVES = 12
 _OMEGA_SHARES = tuple(round(0.1 * step, 1) for step in range(2, 21))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneConfig:
-    """How a schedule is looked for."""
-
-    budget: float = option(help="most that the search for one prompt may cost, as in the prices")
-    max_checkpoints: int = option(
-        MOST_CHECKPOINTS, minimum=1, maximum=MOST_CHECKPOINTS, help="most checkpoints"
-    )
-    folds: int = option(5, minimum=2, help="parts that the prompts are split into")
-    confidence: float = option(
-        0.95, minimum=0.5, maximum=0.999, help="of the interval that must lie above no gain"
-    )
-    seed: int = option(0, minimum=0, help="of folds and draws")
-
-    def __post_init__(self) -> None:
-        is_amount = math.isfinite(self.budget) and self.budget > 0
-        check(self, [] if is_amount else [f"`budget` is {self.budget}; give a positive amount"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gain:
-    """Mean over prompts of what is won over best-of-N, with its t-interval.
-
-    Attributes:
-        mean: in units of the reward.
-        standard_error: of the mean; prompts are the sample.
-        low: lower end of the interval.
-        high: upper end of the interval.
-    """
-
-    mean: float
-    standard_error: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, gains: Floats, confidence: float) -> Gain:
-        """From one gain per prompt, float `(prompts,)`, at least two."""
-        mean, error = float(gains.mean()), _standard_error(gains)
-        reach = float(student.ppf((1 + confidence) / 2, len(gains) - 1)) * error
-        return cls(mean=mean, standard_error=error, low=mean - reach, high=mean + reach)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recommendation:
-    """What to do at a budget.
-
-    Attributes:
-        checkpoints: the schedule; empty where pruning is not worth it.
-        reason: why, one sentence.
-        num_candidates: of the recommended search.
-        cost: its exact cost per prompt.
-        best_of_n: candidates that best-of-N affords.
-        best_of_n_reward: its mean reward, exact.
-        gain: held-out gain of schedules chosen in the same way without the prompt they are judged
-            on; None where no fold found any.
-        equivalent: candidates that best-of-N needs for the held-out reward.
-        omega: held-out area over budgets around, or None where the pool is too small for it.
-        chosen: the schedule chosen without each fold; empty for none.
-        skipped: schedules left out because they need more images than were recorded.
-    """
-
-    checkpoints: Schedule
-    reason: str
-    num_candidates: int
-    cost: float
-    best_of_n: int
-    best_of_n_reward: float
-    gain: Gain | None
-    equivalent: Equivalent
-    omega: Omega | None
-    chosen: tuple[Schedule, ...]
-    skipped: int
-
-    @property
-    def prunes(self) -> bool:
-        """Whether a schedule is recommended."""
-        return bool(self.checkpoints)
 
 
 def tune(scores: ScoreTensors, unit_costs: UnitCosts, config: TuneConfig) -> Recommendation:
     """Recommend a schedule, or none.
 
     Raises:
-        ConfigError: fewer than two prompts, impossible prices, a budget below one candidate, or
+        ConfigError: fewer than two prompts, impossible unit costs, a budget below one candidate, or
             best-of-N at this budget needs more images than were recorded.
     """
     if unit_costs.step <= 0 or min(unit_costs.scoring, unit_costs.early_scoring) < 0:
@@ -152,12 +72,12 @@ class _Tuner:
         dearest = int(2 * config.budget / (unit_costs.step + unit_costs.early_scoring))
         self.most = min(scores.num_images, max(dearest, self.best_of_n))
         self.draws = self._draws(_CHOOSING_ROWS, 0)
-        self.judging = self._draws(_JUDGING_ROWS, 1)
+        self.held_out_draws = self._draws(_HELD_OUT_ROWS, 1)
         self.curve = self._best_of_n_curve()
         self._gains: dict[Schedule, Floats | None] = {}
 
     def recommend(self) -> Recommendation:
-        """Choose without each fold, judge on it, then choose on all prompts."""
+        """Choose without each fold, measure on it, then choose on all prompts."""
         folds = self._folds()
         everyone = np.arange(self.scores.num_prompts)
         chosen = tuple(self.choose(np.setdiff1d(everyone, fold)) for fold in folds)
@@ -197,14 +117,14 @@ class _Tuner:
             fitting = [schedule for schedule in seen if len(schedule) == count]
             fitting.sort(key=lambda schedule: -seen[schedule].mean())
             for start in fitting[:_STARTS]:
-                self._climb(seen, start, prompts)
+                self._improve(seen, start, prompts)
         best = max(seen, key=lambda schedule: seen[schedule].mean())
         for count in range(len(best)):
             fewer = [schedule for schedule in seen if len(schedule) == count]
-            rival = max(fewer, key=lambda schedule: seen[schedule].mean(), default=best)
-            lead = seen[best] - seen[rival]
-            if lead.mean() <= _standard_error(lead):
-                return rival
+            simpler = max(fewer, key=lambda schedule: seen[schedule].mean(), default=best)
+            lead = seen[best] - seen[simpler]
+            if lead.mean() <= standard_error(lead):
+                return simpler
         return best
 
     def affordable(self, schedule: Schedule, budget: float) -> int:
@@ -216,7 +136,7 @@ class _Tuner:
         stages = plan_stages(schedule, self.scores.num_steps, num_candidates, 1)
         return search_cost(stages, self.unit_costs)
 
-    def _climb(self, seen: dict[Schedule, Floats], start: Schedule, prompts: Prompts) -> None:
+    def _improve(self, seen: dict[Schedule, Floats], start: Schedule, prompts: Prompts) -> None:
         current = start
         for _ in range(_MOST_MOVES):
             around = list(self.grid.neighbours(current))
@@ -255,7 +175,7 @@ class _Tuner:
         base = self.curve[:, self.affordable((), budget) - 1]
         for schedule in {schedule for schedule in chosen if schedule}:
             count = self.affordable(schedule, budget)
-            every = self.judging.rewards(schedule, count) - base
+            every = self.held_out_draws.rewards(schedule, count) - base
             for fold, found in zip(folds, chosen, strict=True):
                 if found == schedule:
                     gains[fold] = every[fold]
@@ -309,7 +229,3 @@ class _Tuner:
         known = np.stack([self.draws.rewards((), int(n)) for n in counts], axis=1)
         places = np.arange(1, self.most + 1)
         return np.stack([np.interp(places, counts, row) for row in known])
-
-
-def _standard_error(values: Floats) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf

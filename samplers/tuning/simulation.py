@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,10 @@ from scipy.stats import rankdata
 
 from gensift.errors import ConfigError
 from samplers.diffusion.schedule import Checkpoint, goes_on, plan_stages
-from samplers.tuning.recordings import Floats, RewardScores, ScoreTensors
+from samplers.tuning.arrays import Floats
+from samplers.tuning.recordings import RewardScores, ScoreTensors
 
-Indices = NDArray[np.integer[Any]]
+Indices = NDArray[np.integer]
 Value = TypeVar("Value", bound=np.generic)
 
 FINAL = -1
@@ -39,7 +40,7 @@ class Draws:
         seed: int | tuple[int, ...],
         most: int | None = None,
     ) -> None:
-        """Draw.
+        """Draw orders of the pool.
 
         Args:
             scores: the pool.
@@ -120,7 +121,7 @@ class Draws:
     def _ranks(self, step: int) -> tuple[list[Indices], NDArray[np.bool_] | None]:
         """Per reward a descending rank of all that is drawn `(rows, most)`; who is broken, if any.
 
-        With one reward the order among some is that among all, so ties are settled here; with
+        With one reward the order among some is that among all, so ties are broken here; with
         several, those that tie share a rank.
         """
         if step not in self._cached:
@@ -154,7 +155,7 @@ def _allowed(is_living: NDArray[np.bool_], keep: float) -> Indices:
     return allowed
 
 
-def _places(values: NDArray[Any]) -> Indices:
+def _places(values: Floats | Indices) -> Indices:
     """Places in ascending order; of equal values the earlier one comes first."""
     order = values.argsort(axis=1, kind="stable")
     places = np.empty(order.shape, dtype=np.int32)

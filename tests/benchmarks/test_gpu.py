@@ -107,7 +107,7 @@ def test_the_row_gate_is_compared_with_the_plain_call(pipeline) -> None:
 
 
 def test_bfloat16_runs_too(tmp_path) -> None:
-    options = [*OPTIONS, "--sizes", "flux", "--rounds", "1", "--dtype", "bfloat16"]
+    options = [*OPTIONS, "--sizes", "flux", "--rounds", "1", "--dtype", "bfloat16", "--steps", "4"]
     gpu.main([*options, "--output", str(tmp_path)])
     found = json.loads((tmp_path / "gpu.json").read_text())["pipelines"]
     assert list(found) == ["flux"] and found["flux"]["dtype"] == "bfloat16"

@@ -21,11 +21,13 @@ from caches.enable import make_cache
 from caches.ertacache import calibration as erta
 from caches.ertacache.cache import ERTACache
 from caches.ertacache.closed_loop import closed_loop_updates
+from caches.ertacache.options import ERTACacheOptions
 from caches.ertacache.recorder import ReuseStatistics
 from caches.evaluation import Denoising
 from caches.options import CalibrationOptions
 from caches.planning.rectification import Moments
 from caches.profile import write_profile
+from caches.registry import options_class_of
 from gensift.errors import ConfigError
 
 PROMPTS = ("a red circle", "two blue squares", "a green cross", "a purple triangle")
@@ -274,9 +276,8 @@ def test_the_predicted_speedup_of_sub_blocks_by_hand() -> None:
 @pytest.mark.parametrize("cache", ["ertacache", "bac"])
 def test_a_profile_from_end_to_end(cache: Any, pipe: Any, tmp_path: Any) -> None:
     aim = {"ertacache": 1.5, "bac": 1.1}[cache]
-    options = CalibrationOptions(
-        cache=cache, target_speedup=aim, batch_prompts=2, max_reuse=3, num_bubbling=2
-    )
+    own = {"ertacache": {"max_reuse": 3}, "bac": {"num_bubbling": 2}}[cache]
+    options = options_class_of(cache)(target_speedup=aim, batch_prompts=2, **own)
     prompts = [*PROMPTS, "an orange square", "two red circles", "a blue cross", "a red square"]
     found = calibrate(pipe, prompts, options, num_inference_steps=STEPS)
     assert found.predicted_speedup >= aim
@@ -290,7 +291,7 @@ def test_a_profile_from_end_to_end(cache: Any, pipe: Any, tmp_path: Any) -> None
 
 
 def test_the_error_asked_for_is_kept(pipe: Any) -> None:
-    options = CalibrationOptions(max_error=0.05, batch_prompts=4, mend=False, residual="increment")
+    options = ERTACacheOptions(max_error=0.05, batch_prompts=4, correct=False, residual="increment")
     found = calibrate(pipe, PROMPTS * 2, options, num_inference_steps=8)
     again = Denoising(pipe, {"num_inference_steps": 8}, batch_prompts=4)
     fitted = (PROMPTS * 2)[::2]

@@ -14,7 +14,7 @@ from helpers.toy_denoiser import NUM_BLOCKS, Loop, declare_toy, toy_pipeline
 from torch import Tensor
 
 from caches.ertacache.config import ERTACacheConfig, ResidualMode, StepRectification
-from caches.ertacache.outputs import as_tensor
+from caches.outputs import as_tensor
 from caches.planning.timesteps import adjusted_sigmas
 from gensift.denoising.observer import observe_scheduler
 from gensift.errors import ConfigError

@@ -17,7 +17,8 @@ from helpers.tiny_pipelines import build
 from caches.bac.config import BACConfig
 from caches.enable import enable_cache
 from caches.ertacache.config import ERTACacheConfig, StepRectification
-from caches.profile import Fingerprint, Profile, fingerprint_of, read_profile, write_profile
+from caches.fingerprint import Fingerprint, fingerprint_of
+from caches.profile import Profile, read_profile, write_profile
 from caches.registry import CACHES
 from gensift.config import to_dict
 from gensift.errors import ConfigError

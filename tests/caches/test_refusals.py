@@ -28,7 +28,7 @@ from helpers.tiny_pipelines import build
 from caches.bac.config import BACConfig, UnitSchedule
 from caches.enable import disable_cache, enable_cache, make_cache
 from caches.ertacache.config import ERTACacheConfig
-from caches.profile import Fingerprint, fingerprint_of
+from caches.fingerprint import Fingerprint, fingerprint_of
 from gensift.errors import ConfigError, GensiftError, UnsupportedPipelineError
 from samplers.diffusion.best_of_n import BestOfN
 

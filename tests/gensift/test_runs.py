@@ -269,3 +269,86 @@ def test_kill_9_at_many_moments_then_resume_gives_every_result_once(tmp_path):
 
 def _count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+GOOD = {
+    "prompt": "a",
+    "prompt_index": 0,
+    "samples": [{"file": "0000-0.png", "seed": 1, "reward": 0.5, "rewards": {"r": 0.5}}],
+    "cost": {},
+}
+DEEP = "[" * 100_000
+DAMAGED_LINES = {
+    "an absolute path": {"samples": [{"file": "/etc/passwd", "seed": 1}]},
+    "a path that leaves the folder": {"samples": [{"file": "../other/0000-0.png", "seed": 1}]},
+    "a negative index": {"prompt_index": -1},
+    "an index as text": {"prompt_index": "0"},
+    "an index that is true": {"prompt_index": True},
+    "no samples": {"samples": []},
+    "samples as a mapping": {"samples": {"file": "0000-0.png"}},
+    "a sample of nothing": {"samples": [{"seed": 1}]},
+    "a seed as text": {"samples": [{"text": "x", "seed": "one"}]},
+    "a negative seed": {"samples": [{"text": "x", "seed": -1}]},
+    "a prompt that is a number": {"prompt": 7},
+    "a cost that is a list": {"cost": []},
+    "a cost of unknown work": {"cost": {"nonsense": 1}},
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED_LINES)
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_line_that_is_not_as_it_should_be_is_refused(tmp_path, what, is_last):
+    with open_folder(tmp_path) as folder:
+        folder.write_image("0000-0.png", Image.new("RGB", (4, 4)), {})
+        folder.append_result(GOOD)
+    file = tmp_path / "results.jsonl"
+    (good,) = file.read_text().splitlines()
+    bad = json.dumps({**json.loads(good), **DAMAGED_LINES[what]})
+    file.write_text("".join(f"{line}\n" for line in ([good, bad] if is_last else [bad, good])))
+    with pytest.raises(RunFolderError, match=r"is damaged and cannot be resumed from \(line \d"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["run.json", "plan.json", "results.jsonl"])
+@pytest.mark.parametrize("content", ["", "nonsense", "[]", "{}", "null", DEEP, "\0" * 64, "folder"])
+def test_no_content_of_a_file_ends_in_anything_but_the_one_error(tmp_path, name, content):
+    with open_folder(tmp_path) as folder:
+        folder.write_json("plan.json", {"num_candidates": 4})
+    (tmp_path / name).unlink(missing_ok=True)
+    if content == "folder":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text(
+            content if name != "results.jsonl" else f"{content}\n{content}"
+        )
+    try:
+        with open_folder(tmp_path) as folder:
+            folder.read_plan()
+    except RunFolderError as error:
+        assert "is damaged and cannot be resumed from" in str(error)
+        assert name in str(error)
+    else:
+        assert name == "results.jsonl" and content == ""
+
+
+@pytest.mark.parametrize("plan", [{"num_candidates": 0}, {"num_candidates": 10**30}, {"n": 4}])
+def test_a_plan_for_no_sensible_number_is_refused(tmp_path, plan):
+    with open_folder(tmp_path) as folder:
+        assert folder.read_plan() is None
+        folder.write_json("plan.json", {"num_candidates": 4, "cost": {}})
+        assert folder.read_plan() == 4
+        folder.write_json("plan.json", plan)
+        with pytest.raises(RunFolderError, match=r"plan.json.*`num_candidates`"):
+            folder.read_plan()
+
+
+@pytest.mark.parametrize("keep", [0, 8, 60, -1])
+def test_a_torn_picture_makes_its_prompt_unfinished(tmp_path, keep):
+    with open_folder(tmp_path) as folder:
+        folder.write_image("0000-0.png", Image.new("RGB", (4, 4)), {})
+        folder.append_result(GOOD)
+        assert folder.finished(["a"]) == {0} and folder.lost() == set()
+    file = tmp_path / "0000-0.png"
+    file.write_bytes(file.read_bytes()[:keep])
+    with open_folder(tmp_path) as folder:
+        assert folder.finished(["a"]) == set() and folder.lost() == {0}

@@ -11,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from gensift.canvas import Disc, Line, Picture, Text
 from gensift.errors import ConfigError
-from gensift.sifting_tree import MAX_COLUMNS, MAX_PANELS
+from gensift.sifting_tree import (
+    GOLD,
+    LINK_LAYER,
+    MAX_COLUMNS,
+    MAX_PANELS,
+    WINNER_LINK_LAYER,
+    draw,
+)
 from gensift.trace import PromptTrace, Stage, Trace
 
 
@@ -130,20 +138,30 @@ def test_the_winner_is_the_best_of_the_kept():
     assert PromptTrace(prompt="p", prompt_index=0, seeds=(), stages=()).winner is None
 
 
-def drawn_texts(figure):
-    return [text.get_text() for text in figure.axes[0].texts]
+def tree(*prompts):
+    return draw(prompts, ())
 
 
-def crosses(figure):
-    patches = figure.axes[0].patches
-    return sum(type(patch).__name__ == "Circle" for patch in patches) - 1  # one in the legend
+def marks(canvas, kind):
+    return [mark for mark in canvas.marks if isinstance(mark, kind)]
+
+
+def drawn_texts(canvas):
+    return [mark.text for mark in marks(canvas, Text)]
+
+
+def crosses(canvas):
+    return len(marks(canvas, Disc)) - 1  # one in the legend
+
+
+def links(canvas):
+    return [m for m in marks(canvas, Line) if m.layer in (LINK_LAYER, WINNER_LINK_LAYER)]
 
 
 @pytest.mark.parametrize("previews", [False, True])
 def test_tree_shows_every_candidate_and_crosses_the_dropped(previews):
-    trace = Trace(prompts=(make_prompt(8, [4, 2, 1], previews=previews),))
-    figure = trace.plot()
-    assert len(figure.axes[0].images) == (8 + 4 + 2 if previews else 0)
+    figure = tree(make_prompt(8, [4, 2, 1], previews=previews))
+    assert len(marks(figure, Picture)) == (8 + 4 + 2 if previews else 0)
     assert crosses(figure) == 4 + 2 + 1
     texts = drawn_texts(figure)
     assert "a red circle" in texts
@@ -152,21 +170,17 @@ def test_tree_shows_every_candidate_and_crosses_the_dropped(previews):
 
 
 def test_survivors_are_linked_and_the_winner_stays_in_the_middle():
-    figure = Trace(prompts=(make_prompt(9, [4, 1]),)).plot()
-    links = [p for p in figure.axes[0].patches if type(p).__name__ == "PathPatch"]
-    assert len(links) == 4
-    golden = [
-        p for p in links if p.get_edgecolor()[:3] == pytest.approx((0.867, 0.604, 0), abs=0.01)
-    ]
-    assert len(golden) == 1
-    xs = golden[0].get_path().vertices[:, 0]
-    assert xs == pytest.approx([xs[0]] * 4)
+    found = links(tree(make_prompt(9, [4, 1])))
+    assert len(found) == 4
+    (golden,) = (link for link in found if link.color == GOLD)
+    xs = [x for x, _ in golden.points]
+    assert xs == pytest.approx([xs[0]] * len(xs))
 
 
 def golden_ends(figure):
     """Where the golden links begin and end, from top to bottom."""
-    links = [p for p in figure.axes[0].patches if p.get_zorder() == 2.0]
-    return [tuple(p.get_path().vertices[[0, -1], 0]) for p in links]
+    golden = [link for link in links(figure) if link.layer == WINNER_LINK_LAYER]
+    return [(link.points[0][0], link.points[-1][0]) for link in golden]
 
 
 def test_copies_are_linked_to_their_parents_and_the_winner_to_its_forebears():
@@ -176,9 +190,8 @@ def test_copies_are_linked_to_their_parents_and_the_winner_to_its_forebears():
         make_stage(range(3), [0.9, 0.5, 0.6], [0], is_final=True),
     )
     prompt = PromptTrace(prompt="p", prompt_index=0, seeds=(7, 8, 9), stages=stages)
-    figure = Trace(prompts=(prompt,)).plot()
-    links = [p for p in figure.axes[0].patches if p.get_zorder() in (1.0, 2.0)]
-    assert len([p for p in links if type(p).__name__ == "PathPatch"]) == 6
+    figure = tree(prompt)
+    assert len(links(figure)) == 6
     (first, first_end), (second, second_end) = golden_ends(figure)
     # From 1 to 2, and from 2 to 0: each link begins where the one before has ended.
     assert first != first_end == second != second_end
@@ -186,22 +199,20 @@ def test_copies_are_linked_to_their_parents_and_the_winner_to_its_forebears():
 
 
 def test_64_candidates_are_capped_and_the_rest_counted():
-    figure = Trace(prompts=(make_prompt(64, [32, 8, 1], previews=True),)).plot()
-    assert len(figure.axes[0].images) == 2 * MAX_COLUMNS + 8
+    figure = tree(make_prompt(64, [32, 8, 1], previews=True))
+    assert len(marks(figure, Picture)) == 2 * MAX_COLUMNS + 8
     assert any(f"{64 - MAX_COLUMNS} not shown" in text for text in drawn_texts(figure))
     # Even where the survivors alone would fill the row, some dropped ones are seen.
     assert crosses(figure) >= 4 + 8 + 7
 
 
 def test_pictures_stay_inside_the_figure_and_apart():
-    figure = Trace(prompts=(make_prompt(64, [16, 1], previews=True), make_prompt(1, [1]))).plot()
-    axes = figure.axes[0]
-    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
-    boxes = [image.get_extent() for image in axes.images]
-    for left, right, bottom, top in boxes:
-        assert 0 < left < right < width and 0 < top < bottom < height
+    figure = tree(make_prompt(64, [16, 1], previews=True), make_prompt(1, [1]))
+    boxes = [picture.box for picture in marks(figure, Picture)]
+    for left, top, right, bottom in boxes:
+        assert 0 < left < right < figure.width and 0 < top < bottom < figure.height
     rows = {}
-    for left, right, _, top in boxes:
+    for left, top, right, _ in boxes:
         rows.setdefault(round(top, 4), []).append((left, right))
     for row in rows.values():
         row.sort()
@@ -224,7 +235,8 @@ def test_odd_traces_are_drawn_too(tmp_path):
         PromptTrace(prompt="x" * 500, prompt_index=1, seeds=(), stages=()),
         make_prompt(1, [1]),
     ]
-    figure = Trace(prompts=tuple(prompts * 5)).plot(tmp_path / "odd.png")
+    Trace(prompts=tuple(prompts * 5)).plot(tmp_path / "odd.png")
+    figure = tree(*prompts * 5)
     assert f"{15 - MAX_PANELS} more prompts not shown" in drawn_texts(figure)
     assert "NaN" in drawn_texts(figure)
     Trace().plot(tmp_path / "empty.png")
@@ -233,13 +245,22 @@ def test_odd_traces_are_drawn_too(tmp_path):
 def test_wide_pictures_keep_their_shape():
     stage = make_stage([0], [1.0], [0], previews={0: Image.new("RGB", (128, 64))})
     prompt = PromptTrace(prompt="p", prompt_index=0, seeds=(0,), stages=(stage,))
-    left, right, bottom, top = Trace(prompts=(prompt,)).plot().axes[0].images[0].get_extent()
+    (left, top, right, bottom) = marks(tree(prompt), Picture)[0].box
     assert (right - left) / (bottom - top) == pytest.approx(2)
+
+
+def test_a_figure_shows_the_picture_pixel_by_pixel(tmp_path):
+    trace = Trace(prompts=(make_prompt(5, [2, 1], previews=True),))
+    trace.plot(tmp_path / "tree.png")
+    shown = np.asarray(Image.open(tmp_path / "tree.png").convert("RGB")).astype(int)
+    drawn = np.asarray(trace.picture()).astype(int)
+    assert drawn.shape == shown.shape and np.abs(drawn - shown).max() <= 1
 
 
 def test_plotting_leaves_the_pyplot_state_alone():
     code = (
         "import sys; from gensift.trace import Trace; assert 'matplotlib' not in sys.modules; "
+        "Trace().picture(); assert 'matplotlib' not in sys.modules; "
         "Trace().plot(); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -268,8 +289,8 @@ def test_rounds_and_ancestry_survive_json_and_are_drawn(tmp_path: Path) -> None:
     trace = Trace(prompts=(prompt,))
     assert Trace.from_json(trace.to_json()) == trace
     assert [prompt.ancestry(c) for c in (0, 3, 6, 7)] == [(0,), (1, 3), (1, 4, 6), (7,)]
-    texts = [text.get_text() for text in trace.plot(tmp_path / "tree.png").axes[0].texts]
-    assert {"round 0", "round 1", "round 2"} <= set(texts)
+    assert {"round 0", "round 1", "round 2"} <= set(drawn_texts(tree(prompt)))
+    trace.plot(tmp_path / "tree.png")
     assert (tmp_path / "tree.png").stat().st_size > 0
 
 

@@ -69,7 +69,7 @@ def final_latents(pipe: Any, kwargs: dict[str, Any]) -> Tensor:
 
 def traces_on(pipe: Any) -> list[Any]:
     """Everything that a cache may touch: attributes of the scheduler and of modules, and hooks."""
-    state: list[Any] = [type(pipe), vars(pipe.scheduler).keys()]
+    state: list[Any] = [type(pipe), set(vars(pipe.scheduler))]
     for denoiser in denoisers_of(pipe):
         for name, module in denoiser.named_modules():
             # Registries without hooks are made by diffusers as well, and do nothing.

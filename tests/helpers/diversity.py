@@ -15,7 +15,7 @@ from samplers.text.diversity.diversify import Diversifier
 VOCAB, LENGTH, WIDTH, ROWS = 40, 9, 5, 4
 PROTECTED = (3, 17)
 SEQUENTIAL = ("odd", "orthogonal-projection", "random-probe")
-PUSHING = (*SEQUENTIAL, "dpp")
+REPELLING = (*SEQUENTIAL, "dpp")
 POOLINGS = ("max", "mean", "positional")
 
 
@@ -27,7 +27,7 @@ TABLE = torch.randn(VOCAB, 12, generator=generator(99))
 
 
 def make(rows: int = ROWS, strength: float = 2.0, seed: int = 0, **changes: Any) -> Candidates:
-    """Rows with 5, 4, 3, 5, .. open positions, some settled ones, and some that are neither."""
+    """Rows with 5, 4, 3, 5, .. open positions, some committed ones, and some that are neither."""
     random = generator(seed)
     positions = torch.stack([torch.randperm(LENGTH, generator=random) for _ in range(rows)])
     committed = torch.zeros(rows, LENGTH, dtype=torch.bool)
@@ -65,6 +65,6 @@ def part(given: Candidates, rows: slice) -> Candidates:
     return dataclasses.replace(given, **changes)
 
 
-def push(given: Candidates, history: Tensor | None = None, **options: Any) -> Diversified:
+def diversified(given: Candidates, history: Tensor | None = None, **options: Any) -> Diversified:
     config = DiversityConfig(**options)
     return Diversifier(config, protected=PROTECTED, embeddings=TABLE)(given, history)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from helpers.tiny_pipelines import GUIDANCE_FACTOR
 
+from gensift.denoising.bound import BoundPipeline, num_steps_of
 from gensift.denoising.modules import denoisers_of
 from gensift.denoising.observer import StepEvent, keep_rows, observe_scheduler
-from samplers.diffusion.callback import num_steps_of
 from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.row_gate import LiveRows
 
@@ -60,7 +60,7 @@ def gated_run(
         return keep_rows(event.latents, live.alive, num_rows) if event.is_last else None
 
     with (
-        gate_denoisers(pipe, live, max_rows=max_rows) as gates,
+        gate_denoisers(BoundPipeline.of(pipe), live, max_rows=max_rows) as gates,
         observe_scheduler(pipe.scheduler, on_step, num_steps=lambda: num_steps_of(pipe)),
     ):
         images = plain_images(pipe, kwargs)

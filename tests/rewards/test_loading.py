@@ -5,10 +5,11 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 
 from gensift import hub
 from gensift.errors import ConfigError
-from rewards.loading import find_checkpoint, read_checkpoint
+from rewards.loading import find_checkpoint, load_strictly, read_checkpoint
 from rewards.registry import load_reward
 
 
@@ -90,3 +91,17 @@ def test_reachable_hub_is_asked_for_the_file(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: given.update(k) or "x")
     assert find_checkpoint("owner/name", "w.pt", allow_pickle=True) == "x"
     assert given == {"local_files_only": False}
+
+
+def test_weights_lie_in_memory_as_those_made_by_torch(tmp_path):
+    """Else the same weights elsewhere give other last digits."""
+    network = torch.nn.Linear(16, 16)
+    # A name of another length moves all that follows in the file.
+    file = tmp_path / "model.safetensors"
+    save_file({**network.state_dict(), "unused": torch.ones(1, dtype=torch.uint8)}, file)
+    with torch.device("meta"):
+        loaded = torch.nn.Linear(16, 16)
+    load_strictly(loaded, read_checkpoint(str(file)), str(file), ("unused",))
+    for name, value in loaded.named_parameters():
+        assert value.data_ptr() % 64 == torch.empty(16).data_ptr() % 64 == 0
+        assert torch.equal(value, network.get_parameter(name))

@@ -41,6 +41,11 @@ class Action(Modality[ActedEpisode]):
         """Write the strip of pictures of an episode that has one."""
         return write_episode(files, sample, f"{stem}.png", about)
 
+    def in_words(self, line: JsonObject) -> str:
+        """What came of the episode."""
+        outcome = "reached" if line["success"] else "not reached"
+        return f"goal {line['goal']}: {outcome}, {line['steps']} actions"
+
     def show(self, lines: Sequence[JsonObject], *, is_reproducible: bool) -> None:
         """Print success and speed per task."""
         show_episodes(lines)

@@ -45,6 +45,10 @@ class Text(Modality[str]):
         """Write no file: the text is part of the results line."""
         return {"text": sample}
 
+    def in_words(self, line: JsonObject) -> str:
+        """The text itself."""
+        return str(line["text"])
+
     def show(self, lines: Sequence[JsonObject], *, is_reproducible: bool) -> None:
         """Print all different answers of every prompt."""
         show_answers(lines)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gensift.pipelines.bfm.schedule import spread_steps
+from gensift.protocols import JsonObject
 
 MOST_GUIDANCE = 3.0
 """Teachers are guided by scales from 1 to this one, drawn evenly: those that samplers use."""
@@ -87,7 +87,7 @@ class FlowBatch:
 
     def to(self, device: torch.device) -> FlowBatch:
         """The batch on another device."""
-        moved: dict[str, Any] = {
+        moved: JsonObject = {
             name: None if value is None else value.to(device) for name, value in vars(self).items()
         }
         return FlowBatch(**moved)
@@ -104,6 +104,15 @@ def make_batch(
     generator: torch.Generator,
 ) -> FlowBatch:
     """Noise, times and withheld labels for rows of clean latents; drawn on the CPU.
+
+    Args:
+        data: float `(rows, channels, height, width)`.
+        labels: int64 `(rows,)`.
+        features: float `(rows, tokens, channels)` to align with; None for none.
+        boundaries: noise levels between segments.
+        null_label: the label of rows whose own is withheld.
+        label_dropout: share of such rows.
+        generator: of everything drawn.
 
     Source: Blockwise Flow Matching, arXiv 2510.21167, released code: where a batch cannot be shared
     out evenly, the first segments get a row more.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from gensift.errors import ConfigError
 from gensift.files import file_written_whole
+from gensift.protocols import JsonObject
 
 CHECKPOINT = "checkpoint.pt"
 _UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError)
@@ -34,9 +34,9 @@ class State:
     identity: str
     stage: str
     done: int
-    modules: dict[str, dict[str, Any]]
-    optimizer: dict[str, Any]
-    average: dict[str, Any]
+    modules: dict[str, JsonObject]
+    optimizer: JsonObject
+    average: JsonObject
     recent: list[list[float]]
     finished: dict[str, dict[str, float]]
 

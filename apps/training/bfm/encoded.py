@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,9 @@ from apps.training.bfm.pictures import PictureFolder
 from gensift.errors import ConfigError
 from gensift.files import write_atomically
 from gensift.pipelines.bfm.latents import encode_pictures
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 _ROWS_PER_FILE = 1024
 _ROWS_AT_ONCE = 32
@@ -63,7 +66,7 @@ class Encoding:
         grid: tokens of the flow model along a side.
     """
 
-    vae: Any
+    vae: AutoencoderKL
     features: FeatureEncoder | None
     image_size: int
     grid: int

@@ -103,7 +103,8 @@ class Dinov2Features:
         side = grid * self.model.config.patch_size
         pixels = interpolate((pictures - mean) / std, (side, side), mode="bicubic")
         # The first token stands for the whole picture.
-        return self.model(pixel_values=pixels).last_hidden_state[:, 1:].float()  # type: ignore[no-any-return]
+        result: Tensor = self.model(pixel_values=pixels).last_hidden_state[:, 1:].float()
+        return result
 
 
 class ShapesClipFeatures:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from gensift.config import config_hash
 from gensift.conversion import json_safe, strict_json
 from gensift.errors import RunFolderError
 from gensift.files import folder_written_whole, remove_stale_temporaries, write_atomically
+from gensift.protocols import CallArguments, JsonObject, Pipeline
 
 WORK = "training"
 REPORT = "training.json"
@@ -39,14 +38,14 @@ class TrainingFolder:
         identity: what a checkpoint in it must be of.
     """
 
-    def __init__(self, path: Path, description: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, description: JsonObject) -> None:
         """`description` holds the options and what they are applied to; nothing is written yet."""
         self.path, self.work = path, path / WORK
         self._description = json_safe(dict(description))
         fixed = {key: value for key, value in self._description.items() if key not in FREE}
         self.identity = config_hash(fixed)
 
-    def finished(self) -> dict[str, Any] | None:
+    def finished(self) -> JsonObject | None:
         """The report, if the training has come to its end; refuses a folder of something else.
 
         Raises:
@@ -83,7 +82,7 @@ class TrainingFolder:
         text = strict_json(self._description, indent=2) + "\n"
         write_atomically(self.work / _DESCRIPTION, text.encode())
 
-    def publish(self, pipeline: Any, call: Mapping[str, Any], report: Mapping[str, Any]) -> None:
+    def publish(self, pipeline: Pipeline, call: CallArguments, report: JsonObject) -> None:
         """Write the pipeline, the arguments it is called with by default, and the report.
 
         What makes a folder a pipeline comes last but one, and the report, by which a training
@@ -105,7 +104,7 @@ class TrainingFolder:
         write_atomically(self.path / REPORT, (strict_json(report, indent=2) + "\n").encode())
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read(file: Path) -> JsonObject | None:
     with suppress(OSError, ValueError):
         found = json.loads(file.read_text())
         return found if isinstance(found, dict) else None

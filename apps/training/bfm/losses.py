@@ -156,7 +156,8 @@ def true_velocity(model: Any, latents: Tensor, sigma: Tensor, labels: Tensor) ->
     All are `(batch, ...)`.
     """
     if not hasattr(model, "segments"):
-        return model(latents, sigma, labels).sample  # type: ignore[no-any-return]
+        result: Tensor = model(latents, sigma, labels).sample
+        return result
     condition = model.condition(sigma, labels)
     features = model.trunk_features(latents, condition)
     return velocity_by_segments(model, latents, condition, features)
@@ -169,7 +170,11 @@ def _per_row(values: Tensor) -> Tensor:
 def velocity_by_segments(
     transformer: Any, latents: Tensor, condition: Tensor, features: Tensor
 ) -> Tensor:
-    """Each segment's rows by its own stack: velocities in the order of the rows."""
+    """Each segment's rows by its own stack: velocities in the order of the rows.
+
+    `latents` and result: float `(rows, channels, height, width)`; `condition` `(rows, width)`,
+    `features` `(rows, tokens, width)`.
+    """
     counts = spread_steps(len(latents), len(transformer.segments))
     parts = (torch.split(part, counts) for part in (latents, condition, features))
     return torch.cat(

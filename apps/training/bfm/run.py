@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from apps.training.bfm.encoded import (
     EncodedPictures,
@@ -25,6 +25,11 @@ from apps.training.bfm.trainer import Trainer, check_batches
 from gensift.config import to_dict
 from gensift.errors import ConfigError, RunFolderError
 from gensift.pipelines.bfm.latents import vae_factor
+from gensift.protocols import JsonObject
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from diffusers import AutoencoderKL
 
 STEPS_PER_SEGMENT = 8
 GUIDANCE_SCALE = 1.5
@@ -56,10 +61,10 @@ def train_bfm(
     output: Path,
     config: BFMTraining,
     *,
-    accelerator: Any = None,
+    accelerator: Accelerator | None = None,
     versions: Mapping[str, str] | None = None,
     progress: Progress = lambda what, total: nullcontext(lambda count: None),
-) -> dict[str, Any]:
+) -> JsonObject:
     """Train a model; the same call again goes on where it stopped, or returns the report.
 
     Args:
@@ -120,13 +125,13 @@ def train_bfm(
     return report
 
 
-def _load_vae(source: str) -> Any:
+def _load_vae(source: str) -> AutoencoderKL:
     from diffusers import AutoencoderKL
 
     return load_part(source, "vae", {AutoencoderKL.__name__: AutoencoderKL}).eval()
 
 
-def _latent_shape(vae: Any, config: BFMTraining, num_classes: int) -> LatentShape:
+def _latent_shape(vae: AutoencoderKL, config: BFMTraining, num_classes: int) -> LatentShape:
     factor = vae_factor(vae)
     unit = factor * config.patch_size
     if config.image_size % unit:
@@ -138,16 +143,18 @@ def _latent_shape(vae: Any, config: BFMTraining, num_classes: int) -> LatentShap
     return LatentShape(config.image_size // factor, vae.config.latent_channels, num_classes)
 
 
-def _description(sources: Sources, pictures: PictureFolder, config: BFMTraining) -> dict[str, Any]:
+def _description(sources: Sources, pictures: PictureFolder, config: BFMTraining) -> JsonObject:
     """What decides the result, wherever the pictures lie."""
     return to_dict(config) | _named(sources) | {"picture_files": pictures.digest}
 
 
-def _named(sources: Sources) -> dict[str, Any]:
+def _named(sources: Sources) -> JsonObject:
     return {"vae": sources.vae, "init": sources.init, "from_dense": sources.from_dense}
 
 
-def _encoding(vae: Any, start: Start, shape: LatentShape, config: BFMTraining) -> Encoding:
+def _encoding(
+    vae: AutoencoderKL, start: Start, shape: LatentShape, config: BFMTraining
+) -> Encoding:
     grid = shape.sample_size // start.transformer.config.patch_size
     is_aligned = start.teacher is None and config.steps > 0
     features = load_features(config.features) if is_aligned else None
@@ -161,7 +168,7 @@ def _encode(
     pictures: PictureFolder,
     folder: Path,
     config: BFMTraining,
-    accelerator: Any,
+    accelerator: Accelerator,
     progress: Progress,
 ) -> EncodedPictures:
     folder.mkdir(exist_ok=True)
@@ -187,7 +194,7 @@ def _train(
     data: EncodedPictures,
     folder: TrainingFolder,
     config: BFMTraining,
-    accelerator: Any,
+    accelerator: Accelerator,
     progress: Progress,
 ) -> dict[str, dict[str, float]]:
     channels = None if encoding.features is None else encoding.features.channels
@@ -201,10 +208,10 @@ def _train(
 
 def _publish(
     folder: TrainingFolder,
-    vae: Any,
+    vae: AutoencoderKL,
     start: Start,
     pictures: PictureFolder,
-    report: Mapping[str, Any],
+    report: JsonObject,
 ) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from apps.training.bfm.stages import Stage
 from gensift.average import Average
 from gensift.errors import ConfigError
 from gensift.randomness import derived_seed
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LOG = "log.jsonl"
 _LOG_EVERY = 100
@@ -89,7 +92,7 @@ class Trainer:
         folder: Path,
         identity: str,
         config: BFMTraining,
-        accelerator: Any,
+        accelerator: Accelerator,
     ) -> None:
         self.transformer, self.stages, self.data = transformer, stages, data
         self.folder, self.identity, self.config = folder, identity, config

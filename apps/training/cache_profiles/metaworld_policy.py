@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from caches.bac import calibration as bac
 from caches.bac.cache import BAC
@@ -15,6 +14,7 @@ from caches.enable import PROFILES
 from caches.evaluation import Denoising
 from caches.profile import Profile, write_profile
 from gensift.pipelines.loading import call_defaults, load_pipeline
+from gensift.protocols import Pipeline
 from gensift.zoo.catalog import model_folder
 from gensift.zoo.metaworld.visited import visited
 
@@ -29,7 +29,7 @@ SEED = 71
 
 def publish(folder: Path) -> dict[str, float]:
     """Calibrate and write `bac.json` into `folder`; returns what was measured."""
-    pipe: Any = load_pipeline("metaworld-policy", dtype="float32", device="cpu")
+    pipe: Pipeline = load_pipeline("metaworld-policy", dtype="float32", device="cpu")
     pipe.set_progress_bar_config(disable=True)
     arguments = call_defaults(pipe)
     denoising = Denoising(pipe, arguments, batch_prompts=BATCH, seed=SEED)

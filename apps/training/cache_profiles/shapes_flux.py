@@ -9,9 +9,10 @@ import random
 import sys
 from pathlib import Path
 
+from caches.bac.options import BACOptions
 from caches.calibrate import Calibration, calibrate
 from caches.enable import PROFILES
-from caches.options import CalibrationOptions
+from caches.ertacache.options import ERTACacheOptions
 from caches.profile import write_profile
 from gensift.pipelines.loading import call_defaults, load_pipeline
 from gensift.zoo.catalog import model_folder
@@ -21,10 +22,8 @@ PROMPTS = 96
 SEED = 51
 # BAC saves less: half of this denoiser's time is spent outside of what it can reuse.
 OPTIONS = {
-    "ertacache": CalibrationOptions(
-        cache="ertacache", target_speedup=1.5, batch_prompts=8, seed=SEED
-    ),
-    "bac": CalibrationOptions(cache="bac", target_speedup=1.25, batch_prompts=8, seed=SEED),
+    "ertacache": ERTACacheOptions(target_speedup=1.5, batch_prompts=8, seed=SEED),
+    "bac": BACOptions(target_speedup=1.25, batch_prompts=8, seed=SEED),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from apps.training.bfm.features import ShapesClipFeatures
 from apps.training.evaluation.frechet import frechet_distance, shapes_features
 from apps.training.zoo.shapes_classes import CLASSES, draw_pictures
 from gensift.pipelines.loading import call_defaults
+from gensift.protocols import Pipeline
 from gensift.randomness import candidate_seed, make_generators
 from gensift.zoo.shapes.grammar import parse
 from gensift.zoo.shapes.verifier import is_true
@@ -82,7 +82,9 @@ def rendered(per_class: int, seed: int) -> Pictures:
     return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
-def draw_classes(pipe: Any, per_class: int = PER_CLASS, seed: int = 0, **overrides: Any) -> Drawn:
+def draw_classes(
+    pipe: Pipeline, per_class: int = PER_CLASS, seed: int = 0, **overrides: object
+) -> Drawn:
     """`per_class` pictures of each class by plain pipeline calls, a seed of its own for each."""
     pipe.set_progress_bar_config(disable=True)
     count = per_class * len(CLASSES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from apps.training.evaluation.answers import (
     pass_at_k,
 )
 from gensift.pipelines.loading import call_defaults, load_pipeline
+from gensift.protocols import JsonObject, Pipeline
 from gensift.randomness import candidate_seeds, make_generators
 from gensift.zoo.countdown.checker import is_right
 from gensift.zoo.countdown.expressions import canonical
@@ -27,9 +27,9 @@ SAMPLES = 16
 _BATCH = 50
 
 
-def evaluate() -> dict[str, Any]:
+def evaluate() -> JsonObject:
     """Figures of the embedded `countdown-llada`: 16 samples and the greedy answer per problem."""
-    pipe: Any = load_pipeline("countdown-llada")
+    pipe: Pipeline = load_pipeline("countdown-llada")
     problems = test_problems()
     sampled = answers(pipe, problems, SAMPLES)
     greedy = answers(pipe, problems, 1, temperature=0.0)
@@ -72,7 +72,7 @@ class Answers:
 
 
 def answers(
-    pipe: Any, problems: Sequence[Problem], samples: int, seed: int = 0, **overrides: Any
+    pipe: Pipeline, problems: Sequence[Problem], samples: int, seed: int = 0, **overrides: object
 ) -> Answers:
     """Samples of a pipeline for each problem, by plain calls at its default settings."""
     pipe.set_progress_bar_config(disable=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from gensift.pipelines.loading import call_defaults
+from gensift.protocols import JsonObject, Pipeline
 from gensift.randomness import candidate_seed, make_generators
 from gensift.zoo.shapes.geneval import CATEGORIES, GenEvalScore, prompts_of, score
 from gensift.zoo.shapes.grammar import Meaning, all_meanings
@@ -22,7 +23,7 @@ SAMPLES_PER_CATEGORY = 60
 _BATCH = 60
 
 
-def geneval_figures(pipe: Any) -> dict[str, Any]:
+def geneval_figures(pipe: Pipeline) -> JsonObject:
     """GenEval-mini of a pipeline at its default settings, as model cards tell it."""
     result = geneval(pipe)
     return {
@@ -33,7 +34,9 @@ def geneval_figures(pipe: Any) -> dict[str, Any]:
     }
 
 
-def geneval(pipe: Any, per_category: int = SAMPLES_PER_CATEGORY, **overrides: Any) -> GenEvalScore:
+def geneval(
+    pipe: Pipeline, per_category: int = SAMPLES_PER_CATEGORY, **overrides: object
+) -> GenEvalScore:
     """One sample for each of `per_category` held-out prompts per category.
 
     Categories with fewer prompts repeat them with fresh seeds.
@@ -51,12 +54,12 @@ def geneval(pipe: Any, per_category: int = SAMPLES_PER_CATEGORY, **overrides: An
 
 
 def generate(
-    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], **overrides: Any
-) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    pipe: Pipeline, prompts: Sequence[str], seeds: Sequence[int], **overrides: object
+) -> list[NDArray[np.uint8]]:
     """One uint8 `(64, 64, 3)` picture per prompt, by plain pipeline calls."""
     pipe.set_progress_bar_config(disable=True)
     arguments = call_defaults(pipe) | {"output_type": "np"} | overrides
-    pictures: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    pictures: list[NDArray[np.uint8]] = []
     for start in tqdm(range(0, len(prompts), _BATCH), desc="generate", unit="batch"):
         batch = list(prompts[start : start + _BATCH])
         if "negative_prompt" in arguments:

@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from apps.training.evaluation.scenes import generate
 from gensift.pipelines.loading import load_pipeline
+from gensift.protocols import JsonObject
 from gensift.randomness import candidate_seed
 from gensift.zoo.catalog import model_folder
 from gensift.zoo.shapes.geneval import CATEGORIES, category, prompts_of
@@ -22,7 +23,7 @@ PICTURES_PER_CATEGORY = 100
 _SEED = 1
 
 
-def evaluate() -> dict[str, Any]:
+def evaluate() -> JsonObject:
     """Areas under the curve, right against wrong, over held-out prompts; and each category's."""
     chosen = [
         prompts[index % len(prompts)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -11,11 +10,12 @@ from apps.training.evaluation.scenes import fidelity, geneval_figures
 from gensift.pipelines.infinity.tokenizer import InfinityTokenizer
 from gensift.pipelines.loading import load_pipeline
 from gensift.pipelines.next_scale.scales import Scale
+from gensift.protocols import JsonObject, Pipeline
 
 
-def evaluate() -> dict[str, Any]:
+def evaluate() -> JsonObject:
     """Figures of the embedded `shapes-infinity`: one sample per prompt at the default settings."""
-    pipe: Any = load_pipeline("shapes-infinity")
+    pipe: Pipeline = load_pipeline("shapes-infinity")
     return geneval_figures(pipe) | {
         "reconstructions_verified": tokenizer_fidelity(pipe.vae, pipe.schedule().scales),
     }

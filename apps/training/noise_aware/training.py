@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch.nn.functional import softplus
 from apps.training.noise_aware.options import NoiseAwareTraining
 from gensift.config import to_dict
 from gensift.errors import ConfigError
+from gensift.protocols import JsonObject
 from rewards.loading import UNREADABLE, one_line
 from rewards.noise_aware.recording import Recording
 from rewards.noise_aware.reward import Scorer, check_base
@@ -34,6 +35,9 @@ from rewards.noise_aware.weights import (
     make_weights,
 )
 from rewards.protocol import reward_name
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 CHECKPOINT = "checkpoint.pt"
 _PAIR_TEMPERATURE = 0.5
@@ -153,7 +157,7 @@ def train(
     folder: Path,
     config: NoiseAwareTraining,
     *,
-    accelerator: Any = None,
+    accelerator: Accelerator | None = None,
     on_step: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> NoiseAwareWeights:
     """Train noise-aware weights for `reward`; goes on from `folder`'s checkpoint if there is one.
@@ -196,7 +200,7 @@ class _Run:
         steps: Sequence[int],
         folder: Path,
         config: NoiseAwareTraining,
-        accelerator: Any,
+        accelerator: Accelerator,
     ) -> None:
         if config.across_prompts and not hasattr(reward, "score_each"):
             raise ConfigError(
@@ -345,7 +349,7 @@ class _Run:
         return int(state["done"]), state["optimizer"]
 
 
-def _prepare(accelerator: Any, student: Student) -> Any:
+def _prepare(accelerator: Accelerator, student: Student) -> Any:
     """The student, shared by the processes; most of its weights belong to other noise levels."""
     from accelerate.utils import DistributedDataParallelKwargs
 
@@ -359,7 +363,7 @@ def _prepare(accelerator: Any, student: Student) -> Any:
 
 def _identity(
     config: NoiseAwareTraining, reward: str, sigmas: Sequence[float], recording: Recording
-) -> dict[str, Any]:
+) -> JsonObject:
     """What a checkpoint belongs to; rate, batch and saving may change on the way."""
     free = ("learning_rate", "batch_prompts", "save_every")
     chosen = {key: value for key, value in to_dict(config).items() if key not in free}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gensift.pipelines.loading import load_pipeline
+from gensift.protocols import JsonObject
 from gensift.zoo.shapes.geneval import benchmark
 from rewards.noise_aware.recording import Recording
 from rewards.registry import load_reward
@@ -25,7 +26,7 @@ EARLY = (0.20, 0.40)
 """Shares of the schedule between which early ranking is averaged."""
 
 
-def evaluate() -> dict[str, Any]:
+def evaluate() -> JsonObject:
     """Kendall's tau within a prompt per step, plain and noise-aware; 64 prompts x 16 images."""
     with tempfile.TemporaryDirectory() as folder:
         recording = record_held_out_prompts(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from gensift.pipelines.loading import CALL_DEFAULTS
+from gensift.protocols import CallArguments, Pipeline
 
 
-def publish_pipeline(pipeline: Any, folder: Path, defaults: Mapping[str, Any]) -> Path:
+def publish_pipeline(pipeline: Pipeline, folder: Path, defaults: CallArguments) -> Path:
     """Write `pipeline` into `folder`, weights in float16, with the call arguments it needs."""
     pipeline.to(torch.float16).save_pretrained(folder)
     (folder / CALL_DEFAULTS).write_text(json.dumps(defaults, indent=2) + "\n")

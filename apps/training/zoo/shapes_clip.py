@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from apps.training.zoo.shapes_pairs import Pairs, augment, build_pairs
 from apps.training.zoo.training import LogRow, TrainingRun, warmup_then_decay
 from apps.training.zoo.vocabulary import CLIP_LENGTH, build_clip_tokenizer
 from gensift.pipelines.loading import load_pipeline
+from gensift.protocols import JsonObject
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import CANVAS
 
@@ -32,7 +32,7 @@ ADAM_RATE = 1e-3
 SEED = 43
 
 
-def model_config() -> dict[str, Any]:
+def model_config() -> JsonObject:
     """The open_clip model configuration: 1.6 M parameters."""
     return {
         "embed_dim": 128,
@@ -56,7 +56,7 @@ def model_config() -> dict[str, Any]:
     }
 
 
-def preprocess_config() -> dict[str, Any]:
+def preprocess_config() -> JsonObject:
     """How pictures are prepared; read by open_clip beside the model configuration."""
     return {
         "mean": [0.5, 0.5, 0.5],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import (
@@ -27,8 +27,12 @@ from apps.training.zoo.vocabulary import (
     build_clip_tokenizer,
     build_t5_tokenizer,
 )
+from gensift.denoising.modules import flux_token_places, flux_tokens
 from gensift.zoo.shapes.split import training_meanings
 from gensift.zoo.shapes.world import CANVAS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 STEPS = 24_000
 BATCH = 128
@@ -124,7 +128,7 @@ class PromptTokens:
         )
 
 
-def _one_article(tokenizer: Any, ids: Tensor) -> Tensor:
+def _one_article(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> Tensor:
     """`ids` with every "an" replaced by "a".
 
     Only orange things take "an"; as a word of its own it would have to be learnt anew from them
@@ -134,7 +138,7 @@ def _one_article(tokenizer: Any, ids: Tensor) -> Tensor:
     return ids.masked_fill(ids == an, a)
 
 
-def _articles(tokenizer: Any) -> tuple[int, int]:
+def _articles(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     # The last token is the end mark.
     a, an = (tokenizer(word).input_ids[-2] for word in ("a", "an"))
     return a, an
@@ -161,8 +165,7 @@ class FlowMatchingLoss(nn.Module):
         self.clip = pipeline.text_encoder
         self.t5 = pipeline.text_encoder_2
         self.register_buffer("text_ids", torch.zeros(T5_LENGTH, 3), persistent=False)
-        image_ids = pipeline._prepare_latent_image_ids(1, 4, 4, torch.device("cpu"), torch.float32)
-        self.register_buffer("image_ids", image_ids, persistent=False)
+        self.register_buffer("image_ids", flux_token_places(4, 4), persistent=False)
 
     def forward(
         self, data: Tensor, noise: Tensor, sigma: Tensor, clip_ids: Tensor, t5_ids: Tensor
@@ -183,7 +186,7 @@ class FlowMatchingLoss(nn.Module):
 
 def pack(latents: Tensor) -> Tensor:
     """`(batch, 16, 8, 8)` latents to the `(batch, 16, 64)` tokens that FLUX sees."""
-    return FluxPipeline._pack_latents(latents, len(latents), 16, 8, 8)  # type: ignore[no-any-return]
+    return flux_tokens(latents)
 
 
 def build_optimizers(modules: dict[str, nn.Module]) -> list[torch.optim.Optimizer]:

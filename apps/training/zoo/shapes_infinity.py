@@ -114,6 +114,7 @@ class BitLoss(nn.Module):
         self.text_encoder = text_encoder
 
     def forward(self, batch: Batch) -> Tensor:
+        """Mean error of a batch's bits, scales weighted: a scalar."""
         text = self.text_encoder(batch.text_ids, attention_mask=batch.is_real.long())[0]
         nothing = self.transformer.unconditional_text[: text.shape[1]]
         text = torch.where(batch.is_dropped[:, None, None], nothing, text)
@@ -196,7 +197,10 @@ def train(folder: Path, steps: int = STEPS) -> InfinityPipeline:
 def batch_at(
     step: int, tokenizer: InfinityTokenizer, scenes: TokenScenes, ids: Tensor, is_real: Tensor
 ) -> Batch:
-    """The batch of a step, some of its bits turned over on the way (bitwise self-correction)."""
+    """The batch of a step, some of its bits turned over on the way (bitwise self-correction).
+
+    `ids` int64 and `is_real` bool, both `(prompts, length)`.
+    """
     generator = torch.Generator().manual_seed(SEED * 1_000_003 + step)
     latents, prompts = scenes.draw(BATCH, generator)
     strength = torch.rand(BATCH, 1, 1, 1, generator=generator) * MAX_FLIPS

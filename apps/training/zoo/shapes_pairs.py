@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from tqdm import trange
 
 from apps.training.evaluation.scenes import generate
 from apps.training.zoo.shapes_latents import draw_scenes
+from gensift.protocols import Pipeline
 from gensift.randomness import candidate_seed
 from gensift.zoo.shapes.grammar import KINDS, RELATIONS, Meaning, true_meanings
 from gensift.zoo.shapes.scenes import place
@@ -125,7 +125,7 @@ def spoil(picture: Picture, scene: Scene, rng: np.random.Generator) -> Picture:
     return result
 
 
-def build_pairs(pipe: Any, cache: Path) -> Pairs:
+def build_pairs(pipe: Pipeline, cache: Path) -> Pairs:
     """Make the pool with the published `shapes-flux`, or read it from `cache` when it is there."""
     if not cache.exists():
         rng = np.random.default_rng(SEED)
@@ -152,7 +152,7 @@ def _rendered(
     return _decode_some(pictures, vae), [labels for _, labels in rows]
 
 
-def _generated(pipe: Any, count: int, rng: np.random.Generator) -> tuple[Tensor, list[Labels]]:
+def _generated(pipe: Pipeline, count: int, rng: np.random.Generator) -> tuple[Tensor, list[Labels]]:
     """Pictures that `pipe` draws for training prompts, labelled by the verifier."""
     scenes, _ = draw_scenes(count, seed=SEED + 1)
     known = _prompt_index()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderTiny
@@ -16,6 +16,9 @@ from torch import Tensor
 from apps.training.zoo.shapes_latents import LatentScenes, encode_scenes
 from apps.training.zoo.training import LogRow, TrainingRun, warmup_then_decay
 from gensift.pipelines.loading import load_pipeline
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 STEPS = 6_000
 BATCH = 16
@@ -91,7 +94,7 @@ def estimates(scenes: LatentScenes, step: int) -> Tensor:
     return blend + level * torch.randn(blend.shape, generator=generator)
 
 
-def _decode(vae: Any, latents: Tensor) -> Tensor:
+def _decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     config = vae.config
     decoded: Tensor = vae.decode(latents / config.scaling_factor + config.shift_factor).sample
     return decoded.float()

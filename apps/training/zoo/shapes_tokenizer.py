@@ -117,7 +117,11 @@ def train_previews(tokenizer: InfinityTokenizer, folder: Path, steps: int = PREV
 
 @torch.no_grad()
 def sums_up_to(tokenizer: InfinityTokenizer, pictures: Tensor, last: int) -> Tensor:
-    """Latents of pictures in [0, 1], of the bits of the scales up to `last` alone."""
+    """Latents of pictures in [0, 1], of the bits of the scales up to `last` alone.
+
+    `pictures` float `(rows, 3, height, width)`; latents float32 `(rows, channels, rows of tokens,
+    columns of tokens)`.
+    """
     with torch.autocast("cpu", torch.bfloat16):
         latents = tokenizer.encode(pictures)
     bits = tokenizer.quantize(latents.float(), SCHEDULE.scales).bits

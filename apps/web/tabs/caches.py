@@ -7,15 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from gradio.events import api
 
 from apps.web.app_context import AppContext
+from apps.web.cache_choice import MethodChoice, choose_method
 from apps.web.cache_work import (
+    CacheRequest,
     CacheSnapshot,
     CacheView,
+    CalibrationRequest,
     Compared,
     calibrate,
     compare,
@@ -30,9 +33,9 @@ from apps.web.grid import error_html, status_html, stopped_html
 from apps.web.run_store import PROFILE
 from apps.web.schedules import schedule_html
 from apps.web.scrolling import SCROLL
-from apps.web.widgets import OptionWidgets, option_widgets, optional_number, whole_number
-from caches.options import CalibrationOptions
-from caches.registry import CACHES
+from apps.web.widgets import optional_number, whole_number
+from caches.registry import CACHES, DEFAULT_METHOD
+from gensift.protocols import JsonObject
 
 PROMPT = "a red circle left of a blue square"
 PROMPTS = (
@@ -52,16 +55,16 @@ FIRST_MODEL = "shapes-flux"
 class Controls:
     """What a visitor sets."""
 
-    prompt: Any
-    profile: Any
-    model: Any
-    seed: Any
-    steps: Any
-    prompts: Any
-    options: OptionWidgets
-    go: Any
-    stop: Any
-    make: Any
+    prompt: gr.Textbox
+    profile: gr.Dropdown
+    model: gr.Dropdown
+    seed: gr.Number
+    steps: gr.Textbox
+    prompts: gr.Textbox
+    method: MethodChoice
+    go: gr.Button
+    stop: gr.Button
+    make: gr.Button
 
 
 def build(context: AppContext) -> None:
@@ -73,14 +76,14 @@ def build(context: AppContext) -> None:
             live = gr.HTML(_welcome(), elem_id="cache-live")
             outcome = _outcome()
 
-    def run_comparison(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+    def run_comparison(request: gr.Request, *values: object) -> Iterator[list[object]]:
         names = ("prompt", "profile", "model", "seed", "steps")
-        given = {**dict(zip(names, values, strict=True)), "steps": whole_number(values[-1])}
+        given = {**dict(zip(names, values, strict=True)), "steps": whole_number(str(values[-1]))}
         for frame in _compare(context, session_of(request), given):
             yield _compared(frame)
 
-    def run_calibration(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        def read() -> Any:
+    def run_calibration(request: gr.Request, *values: object) -> Iterator[list[object]]:
+        def read() -> CalibrationRequest:
             return _read_calibration(context, controls, values)
 
         for frame in frames(context, session_of(request), read, CacheView, calibrate):
@@ -91,8 +94,8 @@ def build(context: AppContext) -> None:
 
     c = controls
     asked = [c.prompt, c.profile, c.model, c.seed, c.steps]
-    aimed = [c.model, c.steps, c.prompts, *c.options.components]
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    aimed = [c.model, c.steps, c.prompts, *c.method.components]
+    private: JsonObject = {"api_visibility": "private", "show_progress": "hidden"}
     gr.on([c.go.click, c.prompt.submit], run_comparison, asked, [live, *outcome], **private)
     c.go.click(None, js=SCROLL.format("cache-live"), api_visibility="private")
     c.make.click(run_calibration, aimed, [live, c.profile], **private)
@@ -114,12 +117,12 @@ def _controls(context: AppContext) -> Controls:
     with gr.Accordion("Calibrate a new one", open=False, elem_id="cache-calibrate"):
         label = "Prompts, one per line; half are held out"
         prompts = gr.Textbox("\n".join(PROMPTS), label=label, lines=5)
-        options = option_widgets(CalibrationOptions, ())
+        method = choose_method(DEFAULT_METHOD)
         make = gr.Button("Calibrate", elem_id="cache-make")
-    return Controls(prompt, profile, model, seed, steps, prompts, options, go, stop, make)
+    return Controls(prompt, profile, model, seed, steps, prompts, method, go, stop, make)
 
 
-def _outcome() -> list[Any]:
+def _outcome() -> list[Component]:
     """The column of results, hidden, with the slider and the schedule in it."""
     with gr.Column(visible=False, elem_id="cache-outcome") as column:
         slider = gr.ImageSlider(
@@ -134,25 +137,27 @@ def _outcome() -> list[Any]:
     return [column, slider, schedule]
 
 
-def _read_calibration(context: AppContext, controls: Controls, values: Sequence[Any]) -> Any:
+def _read_calibration(
+    context: AppContext, controls: Controls, values: Sequence[object]
+) -> CalibrationRequest:
     model, steps, text, *chosen = values
     given = {
         "model": model,
-        "steps": whole_number(steps),
+        "steps": whole_number(str(steps)),
         "prompts": [line.strip() for line in str(text).splitlines() if line.strip()],
-        "options": controls.options.read(chosen),
+        **controls.method.read(chosen),
     }
     return read_calibration(given, context.options, context.models)
 
 
-def _compare(context: AppContext, session: str, given: dict[str, Any]) -> Iterator[Frame]:
-    def read() -> Any:
+def _compare(context: AppContext, session: str, given: JsonObject) -> Iterator[Frame]:
+    def read() -> CacheRequest:
         return read_comparison(given, context.options, context.models)
 
     return frames(context, session, read, CacheView, compare)
 
 
-def _compared(frame: Frame) -> list[Any]:
+def _compared(frame: Frame) -> list[object]:
     if frame.found is None:
         hide = [gr.update(visible=False)] if not frame.problem else [gr.skip()]
         return [_working(frame), *hide, gr.skip(), gr.skip()]
@@ -165,7 +170,7 @@ def _compared(frame: Frame) -> list[Any]:
     ]
 
 
-def _calibrated(context: AppContext, frame: Frame) -> list[Any]:
+def _calibrated(context: AppContext, frame: Frame) -> list[object]:
     if frame.found is None:
         return [_working(frame), gr.skip()]
     path: Path = frame.found
@@ -217,11 +222,11 @@ def _serve_api(context: AppContext) -> None:
     def compare_cache(
         request: gr.Request,
         prompt: str,
-        profile: str = "ertacache",
+        profile: str = DEFAULT_METHOD,
         model: str = FIRST_MODEL,
         seed: int = 0,
-        options: dict[str, Any] = {},  # noqa: B006
-    ) -> Iterator[dict[str, Any]]:
+        options: JsonObject = {},  # noqa: B006
+    ) -> Iterator[JsonObject]:
         """Draw one picture without and with a cache; yields progress, and at last both.
 
         Args:
@@ -239,7 +244,7 @@ def _serve_api(context: AppContext) -> None:
     api(compare_cache, api_name="compare_cache")
 
 
-def _found(found: Compared) -> dict[str, Any]:
+def _found(found: Compared) -> JsonObject:
     return {
         "seconds": {"plain": found.plain_s, "cached": found.cached_s},
         "psnr": None if math.isinf(found.psnr) else found.psnr,

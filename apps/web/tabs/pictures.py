@@ -1,12 +1,12 @@
-"""The Pictures tab: candidates forming, being judged, dropped; and the winner."""
+"""The Pictures tab: candidates forming, being scored, dropped; and the winner."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from gradio.events import api
 
 from apps.web import picture_page
@@ -14,6 +14,7 @@ from apps.web.app_context import AppContext
 from apps.web.choosing import models_of, samplers_of, session_of
 from apps.web.documents import documents, rest_of
 from apps.web.encoding import picture_uri
+from apps.web.events import PRIVATE, stopper
 from apps.web.following import Frame, frames, reader
 from apps.web.grid import error_html, live_html, status_html, stopped_html
 from apps.web.live import LiveView, Snapshot
@@ -22,7 +23,9 @@ from apps.web.requests import Request
 from apps.web.sampler_choice import SamplerChoice, choose_sampler
 from apps.web.scrolling import SCROLL
 from apps.web.widgets import optional_number
+from caches.registry import CACHES
 from gensift.config import describe, parse_overrides
+from gensift.protocols import JsonObject
 
 EXAMPLES = (
     "three green crosses",
@@ -39,17 +42,18 @@ OPTIONAL = ("steps", "guidance_scale", "width", "height")
 class Controls:
     """What a visitor sets: fields of a request by name, and the sampler with its options."""
 
-    fields: dict[str, Any]
+    prompt: gr.Textbox
+    fields: dict[str, Component]
     choice: SamplerChoice
-    go: Any
-    stop: Any
+    go: gr.Button
+    stop: gr.Button
 
     @property
-    def inputs(self) -> list[Any]:
+    def inputs(self) -> list[Component]:
         """All widgets."""
         return [*self.fields.values(), *self.choice.components]
 
-    def read(self, values: Sequence[Any]) -> dict[str, Any]:
+    def read(self, values: Sequence[object]) -> JsonObject:
         """What the widgets say, as `read_request` takes it."""
         given = dict(zip(self.fields, values, strict=False))
         given = {name: None if value == "" else value for name, value in given.items()}
@@ -71,26 +75,22 @@ def build(context: AppContext) -> None:
             live = gr.HTML(_welcome(), elem_id="picture-live")
             outcome = picture_page.build()
 
-    def generate(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+    def generate(request: gr.Request, *values: object) -> Iterator[list[object]]:
         def read() -> Request:
             return reader(context, controls.read(values))()
 
         for frame in frames(context, session_of(request), read, LiveView, search_pictures):
             yield _shown(frame, outcome)
 
-    def stop(request: gr.Request) -> None:
-        context.request_queue.cancel(session_of(request))
-
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     gr.on(
-        [controls.go.click, controls.fields["prompt"].submit],
+        [controls.go.click, controls.prompt.submit],
         generate,
         controls.inputs,
         [live, *outcome.components],
-        **private,
+        **PRIVATE,
     )
     controls.go.click(None, js=SCROLL.format("picture-live"), api_visibility="private")
-    controls.stop.click(stop, queue=False, **private)
+    controls.stop.click(stopper(context), queue=False, **PRIVATE)
     _serve_api(context)
 
 
@@ -121,9 +121,12 @@ def _controls(context: AppContext) -> Controls:
         reward = gr.Dropdown(fitting, value="", label="Reward", info=helps["reward"])
         numbers = {name: optional_number(name, helps[name], f"picture-{name}") for name in OPTIONAL}
         cache = gr.Dropdown(
-            [("none", ""), "ertacache", "bac"], value="", label="Cache", info=helps["cache"]
+            [("none", ""), *((name, name) for name in CACHES.names())],
+            value="",
+            label="Cache",
+            info=helps["cache"],
         )
-    fields = {
+    fields: dict[str, Component] = {
         "prompt": prompt,
         "num_candidates": count,
         "seed": seed,
@@ -132,10 +135,10 @@ def _controls(context: AppContext) -> Controls:
         **numbers,
         "cache": cache,
     }
-    return Controls(fields, choice, go, stop)
+    return Controls(prompt, fields, choice, go, stop)
 
 
-def _shown(frame: Frame, outcome: picture_page.OutcomePage) -> list[Any]:
+def _shown(frame: Frame, outcome: picture_page.OutcomePage) -> list[object]:
     snapshot = frame.view or Snapshot()
     if frame.problem:
         return [error_html(frame.problem), *outcome.unchanged()]
@@ -156,8 +159,8 @@ def _serve_api(context: AppContext) -> None:
         sampler: str = FIRST,
         num_candidates: int = CANDIDATES,
         seed: int = 0,
-        options: dict[str, Any] = {},  # noqa: B006
-    ) -> Iterator[dict[str, Any]]:
+        options: JsonObject = {},  # noqa: B006
+    ) -> Iterator[JsonObject]:
         """Search for a picture; yields progress, and at last the winner.
 
         Args:
@@ -189,11 +192,11 @@ def _serve_api(context: AppContext) -> None:
     api(cancel, api_name="cancel", queue=False)
 
 
-def _progress(snapshot: Snapshot) -> dict[str, Any]:
+def _progress(snapshot: Snapshot) -> JsonObject:
     return {"phase": snapshot.phase, "done": snapshot.done, "total": snapshot.total}
 
 
-def _found(found: FoundPicture) -> dict[str, Any]:
+def _found(found: FoundPicture) -> JsonObject:
     return {
         "run": found.folder.name,
         "prompt": found.prompt,
@@ -209,6 +212,7 @@ def _found(found: FoundPicture) -> dict[str, Any]:
 def _welcome() -> str:
     return (
         status_html("Press Generate.")
-        + '<p class="gs-hint">Candidates start as noise. At checkpoints a judge looks at what each '
-        "of them is going to be; the worst are dropped, so that the compute goes to the rest.</p>"
+        + '<p class="gs-hint">Candidates start as noise. At checkpoints a reward looks at what '
+        "each of them is going to be; the worst are dropped, so that the compute goes to the "
+        "rest.</p>"
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import gradio as gr
 from gradio.events import api
@@ -11,6 +10,7 @@ from gradio.events import api
 from apps.web.app_context import AppContext
 from apps.web.choosing import models_of, samplers_of, session_of
 from apps.web.documents import documents, rest_of
+from apps.web.events import PRIVATE, stopper
 from apps.web.following import Frame, frames, reader
 from apps.web.grid import error_html, status_html, stopped_html
 from apps.web.policy_html import acting_html, comparison_html
@@ -22,10 +22,12 @@ from apps.web.policy_work import (
     PolicyView,
     compare_policy,
 )
+from apps.web.requests import Request
 from apps.web.schedules import schedule_html
 from apps.web.scrolling import SCROLL
 from apps.web.widgets import OptionWidgets, option_widgets, optional_number, whole_number
 from caches.registry import CACHES
+from gensift.protocols import JsonObject
 from gensift.zoo.metaworld.tasks import TASKS
 
 FIRST_CACHE = "bac"
@@ -69,22 +71,18 @@ def build(context: AppContext) -> None:
             live = gr.HTML(_welcome(), elem_id="policy-live")
             schedule = gr.HTML(elem_id="policy-schedule")
 
-    def act(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+    def act(request: gr.Request, *values: object) -> Iterator[list[str]]:
         for frame in _compare(context, session_of(request), lambda: _given(options, values)):
             yield _shown(frame)
 
-    def cancel(request: gr.Request) -> None:
-        context.request_queue.cancel(session_of(request))
-
     fields = [task, cache, count, model, seed, steps, *options.components]
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    go.click(act, fields, [live, schedule], **private)
+    go.click(act, fields, [live, schedule], **PRIVATE)
     go.click(None, js=SCROLL.format("policy-live"), api_visibility="private")
-    stop.click(cancel, queue=False, **private)
+    stop.click(stopper(context), queue=False, **PRIVATE)
     _serve_api(context)
 
 
-def _given(options: OptionWidgets, values: Sequence[Any]) -> dict[str, Any]:
+def _given(options: OptionWidgets, values: Sequence[object]) -> JsonObject:
     task, cache, count, model, seed, steps, *chosen = values
     return {
         "prompt": task,
@@ -92,13 +90,13 @@ def _given(options: OptionWidgets, values: Sequence[Any]) -> dict[str, Any]:
         "num_candidates": count,
         "model": model,
         "seed": seed,
-        "steps": whole_number(steps),
+        "steps": whole_number(str(steps)),
         "options": options.read(chosen),
     }
 
 
-def _compare(context: AppContext, session: str, given: Any) -> Iterator[Frame]:
-    def read() -> Any:
+def _compare(context: AppContext, session: str, given: Callable[[], JsonObject]) -> Iterator[Frame]:
+    def read() -> Request:
         return reader(context, {"sampler": SAMPLER, **given()})()
 
     return frames(context, session, read, PolicyView, compare_policy)
@@ -131,8 +129,8 @@ def _serve_api(context: AppContext) -> None:
         cache: str = FIRST_CACHE,
         num_candidates: int = EPISODES,
         seed: int = 0,
-        options: dict[str, Any] = {},  # noqa: B006
-    ) -> Iterator[dict[str, Any]]:
+        options: JsonObject = {},  # noqa: B006
+    ) -> Iterator[JsonObject]:
         """Let a policy act without and with a cache; yields progress, and at last what came of it.
 
         Args:
@@ -156,7 +154,7 @@ def _serve_api(context: AppContext) -> None:
     api(compare_policy_cache, api_name="compare_policy")
 
 
-def _found(found: PolicyComparison) -> dict[str, Any]:
+def _found(found: PolicyComparison) -> JsonObject:
     plans = found.plans
     return {
         "task": found.task,
@@ -170,7 +168,7 @@ def _found(found: PolicyComparison) -> dict[str, Any]:
     }
 
 
-def _side(side: Acted) -> dict[str, Any]:
+def _side(side: Acted) -> JsonObject:
     return {
         "run": side.folder.name,
         "goals": [episode.goal for episode in side.episodes],

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 
 import gradio as gr
 from gradio.events import api
 
 from apps.web.app_context import AppContext
+from apps.web.choosing import modality_of
 from apps.web.encoding import data_uri
+from apps.web.events import PRIVATE
 from apps.web.following import one_line
 from apps.web.grid import error_html, score_text, status_html
 from apps.web.run_store import Run
 from gensift.conversion import strict_json
 from gensift.errors import GensiftError
+from gensift.protocols import JsonObject
 
 MAX_SAMPLES = 48
 """Samples of a run that are shown; all of them can be downloaded."""
@@ -40,7 +42,7 @@ def build(context: AppContext) -> None:
             with gr.Accordion("run.json", open=False):
                 summary = gr.Code(language="json", interactive=False, elem_id="runs-summary")
 
-    def show(name: str | None) -> list[Any]:
+    def show(name: str | None) -> list[object]:
         if not name:
             return [status_html("Choose a run."), "", None]
         try:
@@ -53,13 +55,13 @@ def build(context: AppContext) -> None:
         except GensiftError as error:
             return [error_html(one_line(error)), "", None]
 
-    def list_again() -> Any:
-        return gr.update(choices=_names(context))
+    def list_again() -> JsonObject:
+        update: JsonObject = gr.update(choices=_names(context))
+        return update
 
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    run.change(show, run, [page, summary, files], **private)
-    refresh.click(list_again, None, run, **private)
-    gr.on([run.focus], list_again, None, run, queue=False, **private)
+    run.change(show, run, [page, summary, files], **PRIVATE)
+    refresh.click(list_again, None, run, **PRIVATE)
+    gr.on([run.focus], list_again, None, run, queue=False, **PRIVATE)
     _serve_api(context)
 
 
@@ -77,7 +79,7 @@ def run_html(run: Run) -> str:
     )
 
 
-def _sample(run: Run, prompt: str, sample: dict[str, Any]) -> str:
+def _sample(run: Run, prompt: str, sample: JsonObject) -> str:
     reward = sample.get("reward")
     score = "" if reward is None else score_text(float(reward))
     return (
@@ -87,21 +89,17 @@ def _sample(run: Run, prompt: str, sample: dict[str, Any]) -> str:
     )
 
 
-def _content(run: Run, prompt: str, sample: dict[str, Any]) -> str:
-    """A picture, a text, or what came of an episode, with its pictures if there are any."""
+def _content(run: Run, prompt: str, sample: JsonObject) -> str:
+    """What there is of a sample: a picture, words, or both."""
     file = run.file(str(sample.get("file", "")))
     picture = ""
-    if file is not None:
+    if file is not None and file.suffix == ".png":
         source = data_uri(file.read_bytes(), "image/png")
         picture = f'<img src="{source}" alt="{html.escape(prompt, quote=True)}">'
-    if "goal" in sample:
-        return f"{picture}<p>{html.escape(_episode(sample))}</p>"
-    return picture or f"<code>{html.escape(str(sample.get('text', '')))}</code>"
-
-
-def _episode(sample: dict[str, Any]) -> str:
-    outcome = "reached" if sample.get("success") else "not reached"
-    return f"goal {sample['goal']}: {outcome}, {sample.get('steps')} actions"
+    words = html.escape(modality_of(run.summary.get("config", {})).in_words(sample))
+    if not words:
+        return picture
+    return f"{picture}<p>{words}</p>" if picture else f"<code>{words}</code>"
 
 
 def _figures(run: Run) -> str:
@@ -123,7 +121,7 @@ def _serve_api(context: AppContext) -> None:
         """Names of the runs, newest first."""
         return _names(context)
 
-    def read_run(run: str) -> dict[str, Any]:
+    def read_run(run: str) -> JsonObject:
         """Summary and results of a run.
 
         Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import gradio as gr
 from gradio.events import api
@@ -12,6 +11,7 @@ from gradio.events import api
 from apps.web.app_context import AppContext
 from apps.web.choosing import models_of, samplers_of, session_of
 from apps.web.documents import documents, rest_of
+from apps.web.events import PRIVATE, stopper
 from apps.web.following import Frame, frames, one_line, reader
 from apps.web.grid import error_html, status_html, stopped_html
 from apps.web.run_store import STEPS
@@ -20,6 +20,7 @@ from apps.web.scrolling import SCROLL
 from apps.web.text_search import Answers, TextRequest, TextSnapshot, TextView, write_texts
 from apps.web.texts_html import answers_html, forming_html, maps_html, step_html
 from gensift.errors import GensiftError
+from gensift.protocols import JsonObject
 
 EXAMPLES = ("use 4 8 18 to make 14", "use 2 14 16 to make 4", "use 3 7 15 to make 36")
 TEXTS = 16
@@ -63,7 +64,7 @@ def build(context: AppContext) -> None:
     shown = (live, outcome, runs, step, replay, maps)
     fields = [prompt, compares, count, seed, model, *choice.components]
 
-    def write(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+    def write(request: gr.Request, *values: object) -> Iterator[list[object]]:
         yield from _write(context, choice, session_of(request), values)
 
     def show_step(names: list[str], at: int) -> str:
@@ -74,25 +75,17 @@ def build(context: AppContext) -> None:
             yield at, _replayed(context, names, at)
             time.sleep(REPLAY_S)
 
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on([go.click, prompt.submit], write, fields, shown, **private)
+    gr.on([go.click, prompt.submit], write, fields, shown, **PRIVATE)
     go.click(None, js=SCROLL.format("text-live"), api_visibility="private")
-    stop.click(_stopper(context), queue=False, **private)
-    step.input(show_step, [runs, step], replay, trigger_mode="always_last", **private)
-    play.click(play_all, runs, [step, replay], **private)
+    stop.click(stopper(context), queue=False, **PRIVATE)
+    step.input(show_step, [runs, step], replay, trigger_mode="always_last", **PRIVATE)
+    play.click(play_all, runs, [step, replay], **PRIVATE)
     _serve_api(context)
 
 
-def _stopper(context: AppContext) -> Any:
-    def stop(request: gr.Request) -> None:
-        context.request_queue.cancel(session_of(request))
-
-    return stop
-
-
 def _write(
-    context: AppContext, choice: SamplerChoice, session: str, values: Sequence[Any]
-) -> Iterator[list[Any]]:
+    context: AppContext, choice: SamplerChoice, session: str, values: Sequence[object]
+) -> Iterator[list[object]]:
     prompt, compares, count, seed, model, *chosen = values
 
     def read() -> TextRequest:
@@ -109,7 +102,7 @@ def _write(
         yield _shown(context, frame)
 
 
-def _shown(context: AppContext, frame: Frame) -> list[Any]:
+def _shown(context: AppContext, frame: Frame) -> list[object]:
     snapshot = frame.view or TextSnapshot()
     keep = [gr.skip() for _ in range(5)]
     if frame.problem:
@@ -155,8 +148,8 @@ def _serve_api(context: AppContext) -> None:
         sampler: str = FIRST,
         num_candidates: int = TEXTS,
         seed: int = 0,
-        options: dict[str, Any] = {},  # noqa: B006
-    ) -> Iterator[dict[str, Any]]:
+        options: JsonObject = {},  # noqa: B006
+    ) -> Iterator[JsonObject]:
         """Write texts for a prompt; yields progress, and at last all texts with their rewards."""
         given = {
             "prompt": prompt,
@@ -175,7 +168,7 @@ def _serve_api(context: AppContext) -> None:
     api(generate_texts, api_name="generate_texts")
 
 
-def _found(both: Sequence[Answers]) -> dict[str, Any]:
+def _found(both: Sequence[Answers]) -> JsonObject:
     (found,) = both
     return {
         "run": found.folder.name,

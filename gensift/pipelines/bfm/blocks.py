@@ -32,7 +32,8 @@ class Attention(nn.Module):
         query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         query = rotate(self.query_norm(query), rotary).to(value.dtype)
         key = rotate(self.key_norm(key), rotary).to(value.dtype)
-        return self.to_out(attend(query, key, value, None))  # type: ignore[no-any-return]
+        result: Tensor = self.to_out(attend(query, key, value, None))
+        return result
 
 
 class Block(nn.Module):
@@ -52,7 +53,8 @@ class Block(nn.Module):
         attended = self.attention(modulated(hidden, scale_a, shift_a), rotary)
         hidden = hidden + (attended * gate_a).to(hidden.dtype)
         fed = self.feed_forward(modulated(hidden, scale_f, shift_f))
-        return hidden + (fed * gate_f).to(hidden.dtype)  # type: ignore[no-any-return]
+        result: Tensor = hidden + (fed * gate_f).to(hidden.dtype)
+        return result
 
 
 class CheckpointedLayers(nn.Module):
@@ -105,7 +107,8 @@ def _modulated(
     common: Tensor | None,
 ) -> Tensor:
     own = modulation(condition)
-    return block(tokens, own if common is None else own + common, rotary)  # type: ignore[no-any-return]
+    result: Tensor = block(tokens, own if common is None else own + common, rotary)
+    return result
 
 
 class BFMSegment(BlockStack):

@@ -76,7 +76,8 @@ class BlockwiseTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def condition(self, timestep: Tensor, class_labels: Tensor) -> Tensor:
         """Time and class as one vector, `(rows, width)`."""
-        return self.shared.condition(timestep, class_labels)  # type: ignore[no-any-return]
+        result: Tensor = self.shared.condition(timestep, class_labels)
+        return result
 
     @abstractmethod
     def trunk_tokens(self, hidden_states: Tensor) -> Tensor:
@@ -90,13 +91,21 @@ class BlockwiseTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """How features change over a whole segment, by FRN: `(rows, tokens, width)`."""
         tokens = self.trunk_tokens(hidden_states)
         active = silu(condition)[:, None]
-        return self.frn(tokens, active, self._rotary(hidden_states)) - tokens  # type: ignore[no-any-return]
+        result: Tensor = self.frn(tokens, active, self._rotary(hidden_states)) - tokens
+        return result
 
     @abstractmethod
     def velocity(
         self, hidden_states: Tensor, condition: Tensor, features: Tensor, segment: int
     ) -> Tensor:
-        """Velocity by the stack of one segment, float32, shaped as the latents."""
+        """Velocity by the stack of one segment, float32, shaped as the latents.
+
+        Args:
+            hidden_states: latents `(rows, channels, height, width)`.
+            condition: float `(rows, width)`.
+            features: of the trunk, float `(rows, tokens, width)`.
+            segment: 0-based number of the stack.
+        """
 
     def forward(
         self,
@@ -233,7 +242,10 @@ class BlockwiseTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if segments is None:
             whole: Self = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
             return whole
-        return load_with_segments(cls, Path(pretrained_model_name_or_path), segments, **kwargs)  # type: ignore[no-any-return]
+        result: Self = load_with_segments(
+            cls, Path(pretrained_model_name_or_path), segments, **kwargs
+        )
+        return result
 
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn.functional import silu
+
+from gensift.denoising.modules import get_timestep_embedding
 
 FREQUENCIES = 256
 
@@ -24,4 +25,5 @@ class ConditionEmbedding(nn.Module):
             timestep.float(), FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0
         )
         time = self.time_out(silu(self.time_in(waves.to(self.time_in.weight.dtype))))
-        return time + self.classes(class_labels)  # type: ignore[no-any-return]
+        result: Tensor = time + self.classes(class_labels)
+        return result

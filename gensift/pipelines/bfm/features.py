@@ -70,7 +70,10 @@ class FeatureKeeper:
     def arguments(
         self, sigma: float, segment_width: float, due: Tensor, branches: int
     ) -> dict[str, Any]:
-        """What the model is called with so that rows that are `due` alone run the trunk."""
+        """What the model is called with so that rows that are `due` alone run the trunk.
+
+        `due` is bool `(rows,)`; each row stands for `branches` rows of the model's batch.
+        """
         if bool(due.all()) or self._conditional is None:
             return {}
         parts = [self._unconditional, self._conditional] if branches == 2 else [self._conditional]
@@ -84,7 +87,11 @@ class FeatureKeeper:
         return arguments
 
     def keep(self, features: Tensor, latents: Tensor, sigma: float, due: Tensor) -> None:
-        """Take over what the model returned at the start of a step."""
+        """Take over what the model returned at the start of a step.
+
+        `features` float `(branches * rows, tokens, width)`, `latents` `(rows, channels, height,
+        width)`; `due`, bool `(rows,)`, says whose features are new.
+        """
         if self._settings.feature_mode == "full":
             return
         if len(features) == 2 * len(due):

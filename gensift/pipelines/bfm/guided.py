@@ -43,7 +43,10 @@ class GuidedVelocity:
         return velocity
 
     def at_end(self, latents: Tensor, step: ScheduleStep) -> Tensor:
-        """Velocity where a step ends, still by its own stack: the left limit at a boundary."""
+        """Velocity where a step ends, still by its own stack: the left limit at a boundary.
+
+        `latents` and velocity: float32 `(rows, channels, height, width)`.
+        """
         is_full = self._settings.feature_mode == "full"
         due = torch.full((len(self._labels),), is_full)
         return self._evaluate(latents, step.sigma_next, step, due)[0]

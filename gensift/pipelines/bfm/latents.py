@@ -28,14 +28,20 @@ def first_latents(
             "or one for all."
         )
     if given is None:
-        return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)  # type: ignore[no-any-return]
+        result: Tensor = randn_tensor(
+            shape, generator=generator, device=device, dtype=torch.float32
+        )
+        return result
     if tuple(given.shape) != shape:
         raise ConfigError(f"`latents` are {tuple(given.shape)}; this call needs {shape}.")
     return given.to(device, torch.float32)
 
 
 def decode_pictures(vae: Any, latents: Tensor, output_type: str) -> Any:
-    """Pictures of latents as `output_type` says, or the latents themselves for "latent"."""
+    """Pictures of latents as `output_type` says, or the latents themselves for "latent".
+
+    `latents`: float `(rows, channels, height, width)`, normalised.
+    """
     if output_type == "latent":
         return latents
     scaled = latents / vae.config.scaling_factor + _shift(vae)

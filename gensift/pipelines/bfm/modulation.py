@@ -28,7 +28,8 @@ class LowRankModulation(nn.Module):
         self.up = zero_linear(rank, MODULATIONS * width)
 
     def forward(self, condition: Tensor) -> Tensor:
-        return self.up(self.down(condition))  # type: ignore[no-any-return]
+        result: Tensor = self.up(self.down(condition))
+        return result
 
 
 def full_modulation(condition: int, width: int) -> nn.Linear:

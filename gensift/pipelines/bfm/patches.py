@@ -13,6 +13,9 @@ def to_tokens(latents: Tensor, patch: int) -> Tensor:
 
 
 def to_latents(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
-    """The way back; `height` and `width` are those of the latents."""
+    """The way back, from `(rows, tokens, numbers)` to `(rows, channels, height, width)`.
+
+    A token holds `channels * patch * patch` numbers; `height` and `width` are those of the latents.
+    """
     grid = tokens.view(len(tokens), height // patch, width // patch, -1, patch, patch)
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, height, width)

@@ -22,7 +22,7 @@ from gensift.pipelines.bfm.solvers import SOLVERS
 from gensift.pipelines.bfm.split import SplitTransformer2DModel
 from gensift.pipelines.bfm.timetable import Timetable
 from gensift.pipelines.bfm.transformer import BFMTransformer2DModel
-from gensift.pipelines.next_scale.pipeline import check_output_type, rows_of_prompts
+from gensift.pipelines.next_scale.arguments import check_output_type, rows_of_prompts
 
 # A folder names one of these classes, and diffusers loads none whose module was not imported.
 _TRANSFORMERS = (BFMTransformer2DModel, SplitTransformer2DModel, SiTTransformer2DModel)
@@ -196,7 +196,8 @@ class BFMPipeline(DiffusionPipeline):  # type: ignore[misc]
         target = torch.device(device or self.device)
         self.vae.to(target)
         self.transformer.residency = SegmentResidency(self.transformer, target, ahead)
-        return self.transformer.residency  # type: ignore[no-any-return]
+        result: SegmentResidency = self.transformer.residency
+        return result
 
     def disable_segment_residency(self) -> None:
         """Leave all segments in host memory; `to` brings the whole model to a device again."""

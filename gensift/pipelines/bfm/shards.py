@@ -29,7 +29,7 @@ class MissingSegment(nn.Module):
         self.index, self.loaded = index, tuple(loaded)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Refuse.
+        """Refuse to make tokens `(rows, tokens, width)` of anything.
 
         Raises:
             ConfigError: always.

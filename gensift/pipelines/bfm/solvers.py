@@ -16,7 +16,10 @@ from gensift.pipelines.bfm.schedule import ScheduleStep
 def euler_velocity(
     flow: GuidedVelocity, latents: Tensor, step: ScheduleStep, generator: Any
 ) -> Tensor:
-    """The velocity where a step starts."""
+    """The velocity where a step starts.
+
+    `latents` and velocity: float32 `(rows, channels, height, width)`.
+    """
     return flow.at_start(latents, step)
 
 
@@ -25,8 +28,9 @@ def heun_velocity(
 ) -> Tensor:
     """The mean of the velocities at both ends of a step.
 
-    The end is evaluated by the step's own stack, also where the next segment starts: a stack of
-    another segment would mix two fields in one step.
+    `latents` and velocity: float32 `(rows, channels, height, width)`. The end is evaluated by
+    the step's own stack, also where the next segment starts: a stack of another segment would mix
+    two fields in one step.
     """
     first = flow.at_start(latents, step)
     second = flow.at_end(latents + (step.sigma_next - step.sigma) * first, step)
@@ -38,7 +42,8 @@ def stochastic_velocity(
 ) -> Tensor:
     """Euler-Maruyama with diffusion g^2 = 2 sigma, its noise included.
 
-    A step that ends at the data adds none.
+    `latents` and velocity: float32 `(rows, channels, height, width)`. A step that ends at the data
+    adds none.
 
     Source: the released sampler, but for its last interval, which it integrates twice.
     """

@@ -45,7 +45,10 @@ class SplitSegment(CheckpointedLayers):
     def forward(
         self, tokens: Tensor, condition: Tensor, semantic: Tensor, rotary: Tensor, common: Tensor
     ) -> Tensor:
-        """As `BlockStack`; `condition` is per row, `semantic` and `common` are per token."""
+        """As `BlockStack`, on tokens `(rows, tokens, width)`.
+
+        `condition` is per row, `(rows, 1, width)`; `semantic` and `common` are per token.
+        """
         layers = zip(self.blocks, self.modulations, self.extras, strict=True)
         for block, modulation, extra in layers:
             tokens = self._run(
@@ -64,7 +67,8 @@ def _modulated(
     rotary: Tensor,
     common: Tensor,
 ) -> Tensor:
-    return block(tokens, modulation(condition) + (extra(semantic) + common), rotary)  # type: ignore[no-any-return]
+    result: Tensor = block(tokens, modulation(condition) + (extra(semantic) + common), rotary)
+    return result
 
 
 class SplitSharedParts(nn.Module):
@@ -124,17 +128,26 @@ class SplitTransformer2DModel(BlockwiseTransformer):
 
     def trunk_tokens(self, hidden_states: Tensor) -> Tensor:
         """What goes into the trunk, `(rows, tokens, width)`."""
-        return self.shared.patches(to_tokens(hidden_states, self.config.patch_size))  # type: ignore[no-any-return]
+        result: Tensor = self.shared.patches(to_tokens(hidden_states, self.config.patch_size))
+        return result
 
     def trunk_features(self, hidden_states: Tensor, condition: Tensor) -> Tensor:
         """Features `(rows, tokens, width)` of latents `(rows, channels, height, width)`."""
         tokens = self.trunk_tokens(hidden_states)
-        return self.trunk(tokens, silu(condition)[:, None], self._rotary(hidden_states))  # type: ignore[no-any-return]
+        result: Tensor = self.trunk(tokens, silu(condition)[:, None], self._rotary(hidden_states))
+        return result
 
     def velocity(
         self, hidden_states: Tensor, condition: Tensor, features: Tensor, segment: int
     ) -> Tensor:
-        """Velocity by the stack of one segment, float32, shaped as the latents."""
+        """Velocity by the stack of one segment, float32, shaped as the latents.
+
+        Args:
+            hidden_states: latents `(rows, channels, height, width)`.
+            condition: float `(rows, width)`.
+            features: of the trunk, float `(rows, tokens, width)`.
+            segment: 0-based number of the stack.
+        """
         patch, (height, width) = self.config.patch_size, hidden_states.shape[-2:]
         shared, active = self.shared, silu(condition)[:, None]
         semantic = semantic_condition(condition, features)
@@ -191,7 +204,8 @@ def split_dense(
         _copy(layers[:trunk_depth], getattr(model.trunk, own))
         for segment in model.segments:
             _copy(layers[trunk_depth:], getattr(segment, own))
-    return model.train(dense.training)  # type: ignore[no-any-return]
+    result: SplitTransformer2DModel = model.train(dense.training)
+    return result
 
 
 def _copy(layers: nn.ModuleList, targets: nn.ModuleList) -> None:

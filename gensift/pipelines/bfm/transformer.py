@@ -102,19 +102,28 @@ class BFMTransformer2DModel(BlockwiseTransformer):
 
     def trunk_tokens(self, hidden_states: Tensor) -> Tensor:
         """What goes into the trunk, `(rows, tokens, width)`."""
-        return self.shared.trunk_patches(to_tokens(hidden_states, self.config.patch_size))  # type: ignore[no-any-return]
+        result: Tensor = self.shared.trunk_patches(to_tokens(hidden_states, self.config.patch_size))
+        return result
 
     def trunk_features(self, hidden_states: Tensor, condition: Tensor) -> Tensor:
         """Features `(rows, tokens, width)` of latents `(rows, channels, height, width)`."""
         active = silu(condition)[:, None]
         tokens = self.trunk_tokens(hidden_states)
         common = self.shared.trunk_modulation(active)
-        return self.trunk(tokens, active, self._rotary(hidden_states), common)  # type: ignore[no-any-return]
+        result: Tensor = self.trunk(tokens, active, self._rotary(hidden_states), common)
+        return result
 
     def velocity(
         self, hidden_states: Tensor, condition: Tensor, features: Tensor, segment: int
     ) -> Tensor:
-        """Velocity by the stack of one segment, float32, shaped as the latents."""
+        """Velocity by the stack of one segment, float32, shaped as the latents.
+
+        Args:
+            hidden_states: latents `(rows, channels, height, width)`.
+            condition: float `(rows, width)`.
+            features: of the trunk, float `(rows, tokens, width)`.
+            segment: 0-based number of the stack.
+        """
         patch, (height, width) = self.config.patch_size, hidden_states.shape[-2:]
         semantic = semantic_condition(condition, features)
         tokens = self.shared.segment_patches(to_tokens(hidden_states, patch))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gensift.errors import ConfigError
 from gensift.hub import foreign_errors, is_offline
@@ -33,6 +33,10 @@ from gensift.pipelines.next_scale.conversion import (
     shape_of,
 )
 from gensift.pipelines.next_scale.transformer_keys import TRANSFORMER_BUFFERS, TRANSFORMER_RULES
+from gensift.protocols import JsonObject
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 
 def _transformer_rules(state: State) -> Rules:
@@ -131,7 +135,7 @@ def _transformer(
     return fill(partial(InfinityTransformer, **config), state, TRANSFORMER, checkpoint, dtype)
 
 
-def transformer_config(state: State, checkpoint: Checkpoint) -> dict[str, Any]:
+def transformer_config(state: State, checkpoint: Checkpoint) -> JsonObject:
     """The model's config, read off the shapes.
 
     Raises:
@@ -159,7 +163,7 @@ def _tokenizer(
     checkpoint: Checkpoint, token_channels: int, dtype: WeightDtype | None
 ) -> tuple[InfinityTokenizer, Report]:
     state = checkpoint.read()
-    config: dict[str, Any] = dict(autoencoder_config(state, checkpoint))
+    config: JsonObject = dict(autoencoder_config(state, checkpoint))
     latent_channels = config["latent_channels"]
     # The tokenizer alone does not tell how many of its places make a token.
     patch_size = math.isqrt(token_channels // latent_channels)
@@ -172,7 +176,9 @@ def _tokenizer(
     return fill(partial(InfinityTokenizer, **config), state, TOKENIZER, checkpoint, dtype)
 
 
-def _text_encoder(name: str, allow_pickle: bool, dtype: WeightDtype | None) -> tuple[Any, Any]:
+def _text_encoder(
+    name: str, allow_pickle: bool, dtype: WeightDtype | None
+) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
     from transformers import AutoTokenizer, T5EncoderModel
 
     advice = "Give a folder or hub id of a T5 model with its tokenizer, such as google/flan-t5-xl"
@@ -185,7 +191,7 @@ def _text_encoder(name: str, allow_pickle: bool, dtype: WeightDtype | None) -> t
         return encoder, AutoTokenizer.from_pretrained(name, **local)
 
 
-def _check_text(transformer: InfinityTransformer, encoder: Any) -> None:
+def _check_text(transformer: InfinityTransformer, encoder: T5EncoderModel | None) -> None:
     wanted = transformer.config.text_channels
     if encoder is not None and encoder.config.d_model != wanted:
         raise ConfigError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from diffusers import ImagePipelineOutput
 from diffusers.utils import logging
 from torch import Tensor
 
@@ -13,14 +14,17 @@ from gensift.errors import ConfigError
 from gensift.pipelines.infinity.schedules import SIZES, ratios, schedule_for
 from gensift.pipelines.infinity.tokenizer import InfinityTokenizer
 from gensift.pipelines.infinity.transformer import InfinityTransformer
-from gensift.pipelines.next_scale.pipeline import (
-    NextScalePipeline,
-    NextScaleState,
-    SamplingOptions,
+from gensift.pipelines.next_scale.arguments import (
     check_output_type,
     number_within,
     per_scale,
     rows_of_prompts,
+)
+from gensift.pipelines.next_scale.pipeline import (
+    NextScalePipeline,
+    NextScaleState,
+    Pictures,
+    SamplingOptions,
 )
 from gensift.pipelines.next_scale.sampling import Generators, RowStreams, draw_bits
 from gensift.pipelines.next_scale.scales import ScaleSchedule
@@ -43,6 +47,9 @@ class InfinityPipeline(NextScalePipeline):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer"]
+
+    transformer: InfinityTransformer
+    vae: InfinityTokenizer
 
     def __init__(
         self,
@@ -74,7 +81,7 @@ class InfinityPipeline(NextScalePipeline):
         max_rows: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-    ) -> Any:
+    ) -> ImagePipelineOutput | tuple[Pictures]:
         """Draw pictures.
 
         Args:

@@ -12,11 +12,17 @@ from dataclasses import dataclass
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 from torch.nn.functional import normalize, pixel_shuffle, pixel_unshuffle
 
-from gensift.pipelines.next_scale.autoencoder import Decoder, Encoder, as_pictures, resized
+from gensift.denoising.modules import moved_for_call
+from gensift.pipelines.next_scale.autoencoder import (
+    CoderOptions,
+    Decoder,
+    Encoder,
+    as_pictures,
+    resized,
+)
 from gensift.pipelines.next_scale.scales import Scale
 
 
@@ -35,7 +41,7 @@ class Quantized:
     latents: Tensor
 
 
-class InfinityTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class InfinityTokenizer(ModelMixin, ConfigMixin):
     """Autoencoder whose latents are a sum of bits on grids from 1 x 1 up to the full one.
 
     A token holds `token_channels` bits; with `patch_size` 2 it covers 2 x 2 places of the latents
@@ -44,7 +50,7 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     config_name = "config.json"
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         latent_channels: int = 32,
@@ -54,13 +60,13 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         patch_size: int = 1,
     ) -> None:
         super().__init__()
-        shape = {
+        shape: CoderOptions = {
             "num_blocks": layers_per_block,
             "groups": norm_num_groups,
             "has_attention": False,
         }
-        self.encoder = Encoder(block_out_channels, latent_channels, **shape)  # type: ignore[arg-type]
-        self.decoder = Decoder(block_out_channels, latent_channels, **shape)  # type: ignore[arg-type]
+        self.encoder = Encoder(block_out_channels, latent_channels, **shape)
+        self.decoder = Decoder(block_out_channels, latent_channels, **shape)
 
     @property
     def token_channels(self) -> int:
@@ -97,14 +103,15 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         small = resized(latents, self.latent_size(scale), "bilinear")
         return pixel_unshuffle(small, self.config.patch_size)
 
-    @apply_forward_hook  # type: ignore[untyped-decorator]
+    @moved_for_call
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures in [0, 1] `(batch, 3, height, width)` as latents, not yet quantized."""
-        return self.encoder(pictures.to(self.dtype) * 2 - 1)  # type: ignore[no-any-return]
+        output: Tensor = self.encoder(pictures.to(self.dtype) * 2 - 1)
+        return output
 
-    @apply_forward_hook  # type: ignore[untyped-decorator]
+    @moved_for_call
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents as float32 pictures in [0, 1]."""
+        """Latents `(batch, latent_channels, H, W)` as float32 pictures in [0, 1]."""
         return as_pictures(self.decoder(latents.to(self.dtype)))
 
     def quantize(

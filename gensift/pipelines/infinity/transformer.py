@@ -13,10 +13,10 @@ import torch
 # When a pipeline is loaded, diffusers looks for the base class in the module of the class itself.
 from diffusers import ModelMixin as ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
+from gensift.denoising.modules import moved_for_call
 from gensift.errors import ConfigError
 from gensift.pipelines.attention import attend
 from gensift.pipelines.infinity.rotary import rotary_angles
@@ -38,6 +38,7 @@ class TextNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, text: Tensor) -> Tensor:
+        """`(texts, length, text_width)`, before and after."""
         wide = text.float()
         scale = (wide.square().mean(-1, keepdim=True) + NORM_EPS).rsqrt()
         return (wide * scale * self.weight.float()).to(self.weight.dtype)
@@ -61,7 +62,8 @@ class TextPooling(nn.Module):
         keys, values = torch.unflatten(found, -1, (2, self.num_heads, -1)).unbind(2)
         query = self.query.expand(len(text), 1, *self.query.shape)
         scale = self.query.shape[-1] ** -0.5
-        return self.to_out(attend(query, keys, values, mask, scale))[:, 0]  # type: ignore[no-any-return]
+        output: Tensor = self.to_out(attend(query, keys, values, mask, scale))[:, 0]
+        return output
 
 
 class InfinityTransformer(NextScaleTransformer):
@@ -78,7 +80,7 @@ class InfinityTransformer(NextScaleTransformer):
         feed_forward_width: by default four times the width, rounded to a multiple of 256.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         num_layers: int = 32,
@@ -112,11 +114,11 @@ class InfinityTransformer(NextScaleTransformer):
         self.text_out = nn.Linear(width, width)
 
     def unconditional(self, lengths: Sequence[int]) -> list[Tensor]:
-        """The learned texts of no prompt, each as long as the prompt that it stands against."""
+        """The learned texts of no prompt, `(length, text_channels)` for each of `lengths`."""
         longest = len(self.unconditional_text)
         return [self.unconditional_text[: min(length, longest)] for length in lengths]
 
-    @apply_forward_hook  # type: ignore[untyped-decorator]
+    @moved_for_call
     def conditions(self, texts: Sequence[Tensor]) -> Conditions:
         """Prepare texts, each the encoder's last hidden state `(length, text_channels)`.
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights, load_checkpoint_in_model
 from safetensors import SafetensorError, safe_open
 
+from gensift.denoising.modules import config_arguments
 from gensift.errors import ConfigError
 from gensift.hub import foreign_errors
 from gensift.pipelines.llada.pipeline import LLaDAPipeline
 from gensift.pipelines.llada.transformer import LLaDATransformer
+from gensift.protocols import JsonObject
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 _FIXED = {
@@ -71,9 +72,9 @@ def load_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> LLaDAT
     return transformer
 
 
-def _options(file: Path) -> dict[str, Any]:
+def _options(file: Path) -> JsonObject:
     try:
-        config: Mapping[str, Any] = json.loads(file.read_text())
+        config: JsonObject = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{file} cannot be read ({error}); fetch the checkpoint again."
@@ -83,7 +84,7 @@ def _options(file: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{file} says {name} = {config[name]!r}; this LLaDA is built for {wanted!r}."
             )
-    known = LLaDATransformer._get_init_keys(LLaDATransformer) - {"self"}
+    known = config_arguments(LLaDATransformer)
     found = {name: config[name] for name in known if name in config}
     if found.get("mlp_hidden_size", 0) is None:
         found["mlp_hidden_size"] = config["mlp_ratio"] * config["d_model"]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from torch import Tensor
+from torch import Tensor, nn
 
 from gensift.errors import ConfigError
 from gensift.pipelines.llada.prompts import (
     Messages,
     PromptRows,
+    Tokenizer,
     encode_chats,
     encode_prompts,
     given_rows,
@@ -22,10 +23,11 @@ from gensift.pipelines.llada.prompts import (
 from gensift.pipelines.llada.reference import ReferenceDecoding, Step
 from gensift.pipelines.llada.settings import DecodingSettings
 from gensift.pipelines.llada.transformer import LLaDATransformer, whole_logits
+from gensift.protocols import Pipeline
 from gensift.randomness import make_generators
 
 END_OF_TURN = "<|eot_id|>"
-StepEnd = Callable[[Any, int, int, dict[str, Tensor]], Mapping[str, Tensor] | None]
+StepEnd = Callable[[Pipeline, int, int, dict[str, Tensor]], Mapping[str, Tensor] | None]
 
 
 @dataclass
@@ -52,7 +54,7 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
         transformer: `LLaDATransformer`, or any model with
             `(input_ids, attention_mask, position_ids) -> logits`.
         tokenizer: of transformers.
-        shift_logits: whether the logits of a position tell the token after it, as with Dream.
+        shift_logits: whether the logits of a position are those of the token after it, as in Dream.
 
     Source: Nie et al. (arXiv 2502.09992), section 2.4 and its `generate.py`.
     """
@@ -60,7 +62,10 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
     _callback_tensor_inputs = ("input_ids", "logits", "columns", "committed")
 
     def __init__(
-        self, transformer: LLaDATransformer | Any, tokenizer: Any, shift_logits: bool = False
+        self,
+        transformer: LLaDATransformer | nn.Module,
+        tokenizer: Tokenizer,
+        shift_logits: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, tokenizer=tokenizer)
@@ -141,8 +146,7 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
                 use_chat_template=use_chat_template,
                 add_generation_prompt=add_generation_prompt,
             )
-        chats: Any = messages
-        chats = [chats] if chats and isinstance(chats[0], Mapping) else list(chats or ())
+        chats = _chats(messages)
         if not chats:
             raise ConfigError("`messages` is empty; give turns with role and content.")
         return encode_chats(self.tokenizer, chats, add_generation_prompt=add_generation_prompt)
@@ -225,7 +229,7 @@ class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
         return_dict: bool = True,
         callback_on_step_end: StepEnd | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("input_ids",),
-    ) -> LLaDAPipelineOutput | tuple[Any, ...]:
+    ) -> LLaDAPipelineOutput | tuple[Tensor, list[str] | None]:
         """Write responses.
 
         Args:
@@ -330,12 +334,21 @@ def row_generators(
     return make_generators(seeds.tolist())
 
 
-def _special_tokens(tokenizer: Any) -> dict[str, int]:
+def _chats(messages: Messages | Sequence[Messages] | None) -> list[Messages]:
+    """One or several chats as a list."""
+    if not messages:
+        return []
+    if isinstance(messages[0], Mapping):
+        return [cast(Messages, messages)]
+    return list(cast(Sequence[Messages], messages))
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     """Added tokens that are marked as special: published files name the end of turn only there."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return {token.content: index for index, token in added.items() if token.special}
 
 
-def _token_id(model: Any, name: str) -> int | None:
+def _token_id(model: nn.Module, name: str) -> int | None:
     found = getattr(getattr(model, "config", None), name, None)
     return found if isinstance(found, int) else None

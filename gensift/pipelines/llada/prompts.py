@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,34 @@ from torch import Tensor
 from gensift.errors import ConfigError
 
 Messages = Sequence[Mapping[str, str]]
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer of transformers."""
+
+    pad_token_id: int | None
+    eos_token_id: int | None
+
+    def __call__(self, text: str, **options: bool) -> Mapping[str, list[int]]:
+        """Token ids of a text, under `input_ids`."""
+        ...
+
+    def apply_chat_template(self, conversation: list[Mapping[str, str]], **options: bool) -> str:
+        """A chat as one text."""
+        ...
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token ids by token."""
+        ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of some tokens."""
+        ...
+
+    def batch_decode(self, sequences: Tensor, *, skip_special_tokens: bool = False) -> list[str]:
+        """Texts of int64 `(rows, positions)`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,13 +65,13 @@ class PromptRows:
         """Some rows only."""
         return PromptRows(self.tokens[rows], self.is_real[rows])
 
-    def to(self, device: Any) -> PromptRows:
+    def to(self, device: torch.device | str) -> PromptRows:
         """The same on another device."""
         return PromptRows(self.tokens.to(device), self.is_real.to(device))
 
 
 def encode_prompts(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
     use_chat_template: bool = True,
@@ -57,7 +85,7 @@ def encode_prompts(
 
 
 def encode_chats(
-    tokenizer: Any, chats: Sequence[Messages], *, add_generation_prompt: bool = True
+    tokenizer: Tokenizer, chats: Sequence[Messages], *, add_generation_prompt: bool = True
 ) -> PromptRows:
     """Tokens of chats, by the tokenizer's template."""
     if not getattr(tokenizer, "chat_template", None):
@@ -73,7 +101,7 @@ def encode_chats(
     return pad_left(encoded, tokenizer)
 
 
-def pad_left(sequences: Sequence[Sequence[int]], tokenizer: Any) -> PromptRows:
+def pad_left(sequences: Sequence[Sequence[int]], tokenizer: Tokenizer) -> PromptRows:
     """Rows of one length; padding is masked, so its token does not matter."""
     fill = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     longest = max(len(sequence) for sequence in sequences)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -41,6 +41,32 @@ class Step:
     committed: Tensor
 
 
+class ReferencePipeline(Protocol):
+    """What decoding asks of a `LLaDAPipeline`."""
+
+    @property
+    def mask_token_id(self) -> int:
+        """What stands for what is not decided yet."""
+        ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a text."""
+        ...
+
+    def predict(
+        self,
+        tokens: Tensor,
+        is_real: Tensor,
+        columns: Tensor,
+        *,
+        prompt_length: int,
+        guidance_scale: float = 1.0,
+    ) -> Tensor:
+        """Logits `(rows, width, vocabulary)` at `columns`, int64 `(rows, width)`."""
+        ...
+
+
 def blank_sequences(rows: PromptRows, gen_length: int, mask_token_id: int) -> PromptRows:
     """Prompts followed by a masked response."""
     blank = rows.tokens.new_full((len(rows.tokens), gen_length), mask_token_id)
@@ -59,7 +85,7 @@ class ReferenceDecoding:
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: ReferencePipeline,
         prompts: PromptRows,
         settings: DecodingSettings,
         generators: Sequence[torch.Generator],
@@ -80,7 +106,7 @@ class ReferenceDecoding:
         return self.tokens[:, self._start :]
 
     def run(self, on_step: Callable[[Step], None]) -> None:
-        """Decode to the end; `on_step` is told of every step."""
+        """Decode to the end; `on_step` is called with every step."""
         index = 0
         for first, end in self._settings.blocks():
             columns = torch.arange(self._start + first, self._start + end)

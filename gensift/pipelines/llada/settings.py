@@ -1,4 +1,4 @@
-"""What a call of a masked diffusion language model can be told."""
+"""Options of a plain call of a masked diffusion language model."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from diffusers import ConfigMixin
@@ -94,19 +94,18 @@ class LLaDATransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.model = nn.ModuleDict({"transformer": nn.ModuleDict(parts)})
 
     @property
-    def parts(self) -> Any:
+    def parts(self) -> nn.ModuleDict:
         """Modules by published name: wte, blocks, ln_f and, unless tied, ff_out."""
-        return self.model["transformer"]
+        return cast(nn.ModuleDict, self.model["transformer"])
 
     @property
     def layers(self) -> list[LLaDALayer]:
         """The layers in order."""
-        return list(self.parts["blocks"])
+        return [cast(LLaDALayer, layer) for layer in cast(nn.ModuleList, self.parts["blocks"])]
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of token vectors."""
-        table: nn.Module = self.parts["wte"]
-        return table
+        return self.parts["wte"]
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Vectors `(rows, positions, width)` of tokens."""
@@ -122,7 +121,7 @@ class LLaDATransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Logits `(rows, positions, vocabulary)` of the last layer's output."""
         normed = self.parts["ln_f"](hidden)
         if self.config.weight_tying:
-            return linear(normed, self.parts["wte"].weight)
+            return linear(normed, cast(nn.Embedding, self.parts["wte"]).weight)
         logits: Tensor = self.parts["ff_out"](normed)
         return logits
 
@@ -167,7 +166,7 @@ def positions_in(is_real: Tensor) -> Tensor:
     return (is_real.long().cumsum(1) - 1).clamp(min=0)
 
 
-def whole_logits(model: Any, tokens: Tensor, is_real: Tensor) -> Tensor:
+def whole_logits(model: nn.Module, tokens: Tensor, is_real: Tensor) -> Tensor:
     """Logits `(rows, positions, vocabulary)` of any model of this kind, ours or not.
 
     Args:
@@ -176,7 +175,7 @@ def whole_logits(model: Any, tokens: Tensor, is_real: Tensor) -> Tensor:
         is_real: bool `(rows, positions)`, false at padding.
     """
     whole = bool(is_real.all())
-    arguments: dict[str, Any] = {"attention_mask": None if whole else is_real.long()}
+    arguments: dict[str, Tensor | None] = {"attention_mask": None if whole else is_real.long()}
     if "position_ids" in inspect.signature(model.forward).parameters:
         arguments["position_ids"] = positions_in(is_real)
     output = model(tokens, **arguments)

@@ -63,7 +63,8 @@ class SelfAttention(nn.Module):
         query, key = query.to(value.dtype), key.to(value.dtype)
         if cache is not None:
             key, value = cache.extend(key, value)
-        return self.to_out(attend(query, key, value, mask, scale))  # type: ignore[no-any-return]
+        output: Tensor = self.to_out(attend(query, key, value, mask, scale))
+        return output
 
 
 def rotate(vectors: Tensor, angles: Tensor) -> Tensor:
@@ -98,4 +99,5 @@ class CrossAttention(nn.Module):
         """`hidden` `(rows, n, width)`; `mask` `(rows, 1, 1, length)`, or None without padding."""
         query = self.to_query(hidden).unflatten(-1, (self.num_heads, -1))
         scale = 1 / math.sqrt(query.shape[-1])
-        return self.to_out(attend(query, keys, values, mask, scale))  # type: ignore[no-any-return]
+        output: Tensor = self.to_out(attend(query, keys, values, mask, scale))
+        return output

@@ -6,6 +6,7 @@ VAR's has attention at its lowest resolution and in the middle, Infinity's has n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 from torch import Tensor, nn
 from torch.nn.functional import (
@@ -17,6 +18,14 @@ from torch.nn.functional import (
 )
 
 NORM_EPS = 1e-6
+
+
+class CoderOptions(TypedDict):
+    """Options that an encoder and its decoder have in common; see `Encoder`."""
+
+    num_blocks: int
+    groups: int
+    has_attention: bool
 
 
 class ResnetBlock(nn.Module):
@@ -31,9 +40,11 @@ class ResnetBlock(nn.Module):
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(batch, inputs, h, w)` to `(batch, outputs, h, w)`."""
         hidden = self.conv1(silu(self.norm1(x)))
         hidden = self.conv2(silu(self.norm2(hidden)))
-        return hidden + self.shortcut(x)  # type: ignore[no-any-return]
+        output: Tensor = hidden + self.shortcut(x)
+        return output
 
 
 class AttentionBlock(nn.Module):
@@ -46,12 +57,14 @@ class AttentionBlock(nn.Module):
         self.to_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(batch, channels, h, w)`, before and after."""
         query, key, value = (
             part.flatten(2).transpose(1, 2)[:, None]
             for part in self.to_qkv(self.norm(x)).chunk(3, dim=1)
         )
         hidden = scaled_dot_product_attention(query, key, value)[:, 0]
-        return x + self.to_out(hidden.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+        output: Tensor = x + self.to_out(hidden.transpose(1, 2).reshape(x.shape))
+        return output
 
 
 class Downsample(nn.Module):
@@ -62,7 +75,9 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+        """`(batch, channels, h, w)` to `(batch, channels, h / 2, w / 2)`."""
+        output: Tensor = self.conv(pad(x, (0, 1, 0, 1)))
+        return output
 
 
 class Upsample(nn.Module):
@@ -73,7 +88,9 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
+        """`(batch, channels, h, w)` to `(batch, channels, 2 h, 2 w)`."""
+        output: Tensor = self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
+        return output
 
 
 class Level(nn.Module):
@@ -101,9 +118,11 @@ class Level(nn.Module):
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(batch, inputs, h, w)` to `(batch, outputs, h, w)`, resampled."""
         for block, attention in zip(self.blocks, self.attentions, strict=True):
             x = attention(block(x))
-        return self.resample(x)  # type: ignore[no-any-return]
+        output: Tensor = self.resample(x)
+        return output
 
 
 class Middle(nn.Module):
@@ -116,7 +135,9 @@ class Middle(nn.Module):
         self.block2 = ResnetBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block2(self.attention(self.block1(x)))  # type: ignore[no-any-return]
+        """`(batch, channels, h, w)`, before and after."""
+        output: Tensor = self.block2(self.attention(self.block1(x)))
+        return output
 
 
 class Encoder(nn.Module):
@@ -158,10 +179,12 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], latent_channels, 3, padding=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """`(batch, 3, height, width)` in [-1, 1] to `(batch, latent_channels, h, w)`."""
         hidden = self.conv_in(pictures)
         for level in self.levels:
             hidden = level(hidden)
-        return self.conv_out(silu(self.norm_out(self.middle(hidden))))  # type: ignore[no-any-return]
+        output: Tensor = self.conv_out(silu(self.norm_out(self.middle(hidden))))
+        return output
 
 
 class Decoder(nn.Module):
@@ -196,14 +219,16 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(upwards[-1], 3, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
+        """`(batch, latent_channels, h, w)` to `(batch, 3, height, width)`, about [-1, 1]."""
         hidden = self.middle(self.conv_in(latents))
         for level in self.levels:
             hidden = level(hidden)
-        return self.conv_out(silu(self.norm_out(hidden)))  # type: ignore[no-any-return]
+        output: Tensor = self.conv_out(silu(self.norm_out(hidden)))
+        return output
 
 
 def as_pictures(decoded: Tensor) -> Tensor:
-    """Decoder output as float32 pictures in [0, 1]."""
+    """Decoder output `(batch, 3, height, width)` as float32 pictures in [0, 1]."""
     return (decoded.float().clamp(-1, 1) + 1) / 2
 
 

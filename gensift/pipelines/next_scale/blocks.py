@@ -23,7 +23,9 @@ class FeedForward(nn.Module):
         self.outer = nn.Linear(hidden, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.outer(gelu(self.inner(hidden), approximate="tanh"))  # type: ignore[no-any-return]
+        """`(rows, n, width)`, before and after."""
+        output: Tensor = self.outer(gelu(self.inner(hidden), approximate="tanh"))
+        return output
 
 
 class Block(nn.Module):
@@ -64,7 +66,8 @@ class Block(nn.Module):
             normed = norm_in_float32(hidden, self.cross_norm.weight, self.cross_norm.bias)
             hidden = hidden + self.cross_attention(normed, *text, text_mask)
         fed = self.feed_forward(modulated(hidden, scale_f, shift_f))
-        return hidden + (fed * gate_f).to(hidden.dtype)  # type: ignore[no-any-return]
+        output: Tensor = hidden + (fed * gate_f).to(hidden.dtype)
+        return output
 
 
 class HeadNorm(nn.Module):
@@ -76,15 +79,17 @@ class HeadNorm(nn.Module):
 
     def modulation(self, condition: Tensor) -> Tensor:
         """`(conditions, width)`, after its activation, to `(conditions, 2, width)`."""
-        return self.condition(condition).unflatten(-1, (2, -1))  # type: ignore[no-any-return]
+        output: Tensor = self.condition(condition).unflatten(-1, (2, -1))
+        return output
 
     def forward(self, hidden: Tensor, modulation: Tensor) -> Tensor:
+        """`hidden` `(rows, n, width)`; `modulation` `(rows, 2, width)`: scale, shift."""
         scale, shift = modulation[:, None].unbind(2)
         return modulated(hidden, scale, shift)
 
 
 def norm_in_float32(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Layer norm; in half precision the mean of a wide row would be too coarse."""
+    """Layer norm of `(rows, n, width)`; in half precision a wide row's mean would be too coarse."""
     wide = hidden.float()
     return layer_norm(wide, wide.shape[-1:], weight.float(), bias.float(), NORM_EPS).to(
         hidden.dtype

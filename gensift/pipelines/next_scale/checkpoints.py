@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -137,7 +136,7 @@ def _read_pickle(path: Path) -> State:
     return _tensors(loaded, path)
 
 
-def _tensors(loaded: Any, path: Path) -> State:
+def _tensors(loaded: object, path: Path) -> State:
     while isinstance(loaded, Mapping):
         if inner := next((name for name in ENTRIES if isinstance(loaded.get(name), Mapping)), None):
             loaded = loaded[inner]

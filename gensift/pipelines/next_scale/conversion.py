@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from gensift.errors import ConfigError
@@ -26,6 +27,7 @@ NAMED = 5
 
 WeightDtype = Literal["float32", "bfloat16", "float16"]
 Rules = Sequence[tuple[str, str]]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,12 @@ def find_parts(
 
 
 def fill(
-    make: Callable[[], nn.Module],
+    make: Callable[[], Model],
     state: State,
     part: Part,
     checkpoint: Checkpoint,
     dtype: WeightDtype | None = None,
-) -> tuple[Any, Report]:
+) -> tuple[Model, Report]:
     """A model with the tensors of `state`, and what was done.
 
     Args:
@@ -150,7 +152,7 @@ def fill(
     return model.eval(), report
 
 
-def _built(make: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
+def _built(make: Callable[[], Model], checkpoint: Checkpoint) -> Model:
     try:
         with torch.device("meta"):
             return make()
@@ -237,7 +239,7 @@ def count(state: State, pattern: str) -> int:
     return max((int(match.group(1)) + 1 for match in found if match), default=0)
 
 
-def save(pipeline: Any, destination: Path) -> None:
+def save(pipeline: DiffusionPipeline, destination: Path) -> None:
     """Write `pipeline` as a model folder, whole or not at all.
 
     Raises:

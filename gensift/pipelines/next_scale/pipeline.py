@@ -6,14 +6,15 @@ copies rows, and `decode` shows what a row looks like so far.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -22,9 +23,11 @@ from gensift.pipelines.next_scale.autoencoder import resized
 from gensift.pipelines.next_scale.kv_cache import KVCache
 from gensift.pipelines.next_scale.sampling import RowStreams
 from gensift.pipelines.next_scale.scales import Scale, ScaleSchedule
+from gensift.pipelines.next_scale.tokenizer import ScaleTokenizer
 from gensift.pipelines.next_scale.transformer import Conditions, NextScaleTransformer
 
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+Pictures: TypeAlias = Tensor | NDArray[np.float32] | list[Image.Image]
+"""What a call returns: "pt" and "latent", "np", or "pil"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ class NextScaleState:
         return self.scale == len(self.schedule)
 
 
-class NextScalePipeline(DiffusionPipeline):  # type: ignore[misc]
+class NextScalePipeline(DiffusionPipeline):
     """What the pipelines of VAR and Infinity share.
 
     A pipeline adds `start`, which reads the conditions and makes the first state, and its call.
@@ -101,7 +104,7 @@ class NextScalePipeline(DiffusionPipeline):  # type: ignore[misc]
     """
 
     transformer: NextScaleTransformer
-    vae: Any
+    vae: ScaleTokenizer
 
     @abstractmethod
     def _draw(self, logits: Tensor, state: NextScaleState, part: slice) -> Tensor:
@@ -165,7 +168,7 @@ class NextScalePipeline(DiffusionPipeline):  # type: ignore[misc]
         prompts = torch.tensor(state.prompt_of_row[part], device=state.latents.device)
         offsets = torch.arange(branches, device=prompts.device) * state.num_prompts
         inputs = [] if state.inputs is None else [torch.cat([state.inputs[part]] * branches)]
-        logits = self.transformer(
+        logits: Tensor = self.transformer(
             inputs,
             state.schedule,
             state.conditions,
@@ -176,7 +179,7 @@ class NextScalePipeline(DiffusionPipeline):  # type: ignore[misc]
         )
         logits = logits / state.options.temperature[state.scale]
         if branches == 1:
-            return logits  # type: ignore[no-any-return]
+            return logits
         conditional, unconditional = logits.chunk(2)
         return torch.lerp(unconditional, conditional, state.options.guidance[state.scale])
 
@@ -216,15 +219,15 @@ class NextScalePipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         if scale is not None:
             latents = resized(latents, self.vae.latent_size(scale), "bilinear")
-        return self.vae.decode(latents)  # type: ignore[no-any-return]
+        return self.vae.decode(latents)
 
     def _finish(
         self, state: NextScaleState, output_type: str, max_rows: int | None, return_dict: bool
-    ) -> Any:
+    ) -> ImagePipelineOutput | tuple[Pictures]:
         """Draw all scales and return what the call returns."""
         for _ in self.progress_bar(range(len(state.schedule))):
             self.step(state, max_rows)
-        images: Any = state.latents
+        images: Pictures = state.latents
         if output_type != "latent":
             parts = torch.split(state.latents, max_rows or state.rows)
             decoded = torch.cat([self.decode(part) for part in parts])
@@ -233,7 +236,7 @@ class NextScalePipeline(DiffusionPipeline):  # type: ignore[misc]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
-def convert_pictures(images: Tensor, output_type: str) -> Any:
+def convert_pictures(images: Tensor, output_type: str) -> Pictures:
     """Pictures `(rows, 3, height, width)` in [0, 1] as "pt" (unchanged), "np" or "pil".
 
     "np" is float `(rows, height, width, 3)`.
@@ -244,62 +247,3 @@ def convert_pictures(images: Tensor, output_type: str) -> Any:
     if output_type == "np":
         return array
     return [Image.fromarray(picture) for picture in (array * 255).round().astype("uint8")]
-
-
-def check_output_type(output_type: str) -> None:
-    """Refuse what a call cannot return.
-
-    Raises:
-        ConfigError: naming what it can.
-    """
-    if output_type not in OUTPUT_TYPES:
-        raise ConfigError(f"`output_type` is {output_type!r}; allowed: {', '.join(OUTPUT_TYPES)}.")
-
-
-def rows_of_prompts(num_prompts: int, per_prompt: int | Sequence[int]) -> list[int]:
-    """The prompt of each row: so many rows of the first, then those of the next.
-
-    Raises:
-        ConfigError: a prompt has no row, or there are more or fewer counts than prompts.
-    """
-    counts = [per_prompt] * num_prompts if isinstance(per_prompt, int) else list(per_prompt)
-    if len(counts) != num_prompts or any(count < 1 for count in counts):
-        raise ConfigError(
-            f"`num_images_per_prompt` is {per_prompt}; give 1 or more, for all or for each of "
-            f"{num_prompts} prompts."
-        )
-    return [prompt for prompt, count in enumerate(counts) for _ in range(count)]
-
-
-def per_scale(
-    name: str, given: float | Sequence[float], num_scales: int, minimum: float = -math.inf
-) -> tuple[float, ...]:
-    """A number for each scale, from one for all or one for each.
-
-    Raises:
-        ConfigError: there are more or fewer numbers than scales, or one is below `minimum`.
-    """
-    several = isinstance(given, Sequence) and not isinstance(given, str)
-    numbers = tuple(given) if several else (given,) * num_scales  # type: ignore[arg-type]
-    if len(numbers) != num_scales:
-        raise ConfigError(
-            f"`{name}` has {len(numbers)} numbers; give one, or one for each of {num_scales} "
-            "scales."
-        )
-    return tuple(number_within(name, number, minimum) for number in numbers)
-
-
-def number_within(
-    name: str, given: Any, minimum: float = -math.inf, maximum: float = math.inf
-) -> float:
-    """`given` as a float.
-
-    Raises:
-        ConfigError: it is no finite number, or outside of the bounds.
-    """
-    is_number = isinstance(given, int | float) and not isinstance(given, bool)
-    if is_number and math.isfinite(given) and minimum <= given <= maximum:
-        return float(given)
-    least = "" if minimum == -math.inf else f" from {minimum:g}"
-    most = "" if maximum == math.inf else f" to {maximum:g}"
-    raise ConfigError(f"`{name}` is {given!r}; give a number{least}{most}.")

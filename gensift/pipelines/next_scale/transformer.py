@@ -42,7 +42,7 @@ class Conditions:
         return len(self.first)
 
 
-class NextScaleTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class NextScaleTransformer(ModelMixin, ConfigMixin):
     """What VAR and Infinity share; they differ in conditions and in positions.
 
     `blocks`, `level_embedding` (one vector per scale), `embed` (inputs to width), `head_norm` and
@@ -182,7 +182,8 @@ class NextScaleTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """The embedding of each token's scale, `(tokens, width)`."""
         levels = torch.arange(first, end, device=self.device)
         counts = torch.tensor(schedule.token_counts[first:end], device=self.device)
-        return self.level_embedding(levels).repeat_interleave(counts, dim=0)  # type: ignore[no-any-return]
+        output: Tensor = self.level_embedding(levels).repeat_interleave(counts, dim=0)
+        return output
 
 
 @dataclass(frozen=True)

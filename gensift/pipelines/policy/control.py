@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gensift.pipelines.policy.pipeline import DiffusionPolicyPipeline
@@ -19,7 +20,7 @@ class History:
     def __init__(self, n_obs_steps: int) -> None:
         self._seen: deque[Tensor] = deque(maxlen=n_obs_steps)
 
-    def see(self, observation: np.ndarray[Any, Any] | Tensor) -> None:
+    def see(self, observation: NDArray[np.generic] | Tensor) -> None:
         """Add an observation `(obs_dim,)`, the latest."""
         self._seen.append(torch.as_tensor(observation).float())
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffusers import DDPMScheduler
 
@@ -29,6 +28,7 @@ from gensift.pipelines.next_scale.conversion import (
 from gensift.pipelines.policy.normalizer import LinearNormalizer
 from gensift.pipelines.policy.pipeline import DiffusionPolicyPipeline
 from gensift.pipelines.policy.transformer import DiffusionPolicyTransformer
+from gensift.protocols import JsonObject
 
 _PARAMS = r"normalizer\.params_dict\."
 _NOTHING = (r"(.*\.)?_dummy_variable", r"model\.(memory_)?mask")
@@ -115,7 +115,7 @@ def read(
     dims = {"obs_dim": config["cond_dim"], "action_dim": config["input_dim"]}
     normalizer, about_them = fill(lambda: LinearNormalizer(**dims), numbers, NORMALIZER, scales)
     # What follows from the config, masks and frequencies, was made without memory.
-    whole: Any = DiffusionPolicyTransformer(**config).to(transformer.dtype)
+    whole = DiffusionPolicyTransformer(**config).to(transformer.dtype)
     whole.load_state_dict(transformer.state_dict())
     scheduler = DDPMScheduler(
         num_train_timesteps=chosen.num_train_timesteps,
@@ -133,7 +133,7 @@ def read(
     return pipeline, [about_it, about_them]
 
 
-def config_of(state: State, checkpoint: Checkpoint, n_head: int) -> dict[str, Any]:
+def config_of(state: State, checkpoint: Checkpoint, n_head: int) -> JsonObject:
     """The transformer's config, as the shapes of its parameters tell it."""
     width, input_dim = shape_of(state, "model.input_emb.weight", checkpoint, 2)
     output_dim, _ = shape_of(state, "model.head.weight", checkpoint, 2)

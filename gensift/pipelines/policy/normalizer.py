@@ -13,7 +13,7 @@ from torch import Tensor, nn
 RANGE_EPS = 1e-4
 
 
-class LinearNormalizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class LinearNormalizer(ModelMixin, ConfigMixin):
     """`x * scale + offset` per number of an observation and of an action, and the way back.
 
     Its numbers stay float32 whatever the precision of the policy.
@@ -25,7 +25,7 @@ class LinearNormalizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     _keep_in_fp32_modules: ClassVar[list[str]] = ["obs", "action"]
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(self, *, obs_dim: int, action_dim: int) -> None:
         super().__init__()
         self.obs, self.action = Scale(obs_dim), Scale(action_dim)

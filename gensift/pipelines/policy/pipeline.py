@@ -23,7 +23,7 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass
-class DiffusionPolicyOutput(BaseOutput):  # type: ignore[misc]
+class DiffusionPolicyOutput(BaseOutput):
     """What a call returns.
 
     Attributes:
@@ -36,7 +36,7 @@ class DiffusionPolicyOutput(BaseOutput):  # type: ignore[misc]
     horizon: Tensor
 
 
-class DiffusionPolicyPipeline(DiffusionPipeline):  # type: ignore[misc]
+class DiffusionPolicyPipeline(DiffusionPipeline):
     """Actions of a robot, denoised from noise in view of its last observations.
 
     A call plans `horizon` actions, of which the first belongs to the earliest observation, and

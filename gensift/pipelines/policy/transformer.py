@@ -7,7 +7,6 @@ layout is that of `TransformerForDiffusion` in the authors' repository.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from diffusers import ModelMixin
@@ -15,6 +14,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
 from gensift.errors import ConfigError
+from gensift.protocols import JsonObject
 
 INIT_STD = 0.02
 
@@ -35,7 +35,7 @@ class SinusoidalPosEmb(nn.Module):
         return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
-class DiffusionPolicyTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class DiffusionPolicyTransformer(ModelMixin, ConfigMixin):
     """Predicts the noise in (or the clean value of) a sequence of actions.
 
     A pre-norm decoder over actions, which looks at condition tokens: the timestep and the last
@@ -62,7 +62,7 @@ class DiffusionPolicyTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     _supports_gradient_checkpointing = False
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         *,
@@ -81,7 +81,7 @@ class DiffusionPolicyTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         _check_sizes(n_emb, n_head, cond_dim, n_obs_steps)
-        shape: dict[str, Any] = {
+        shape: JsonObject = {
             "d_model": n_emb,
             "nhead": n_head,
             "dim_feedforward": 4 * n_emb,

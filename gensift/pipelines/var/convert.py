@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from gensift.errors import ConfigError
 from gensift.pipelines.next_scale.autoencoder_keys import (
@@ -30,6 +29,7 @@ from gensift.pipelines.next_scale.transformer_keys import TRANSFORMER_BUFFERS, T
 from gensift.pipelines.var.pipeline import VARPipeline
 from gensift.pipelines.var.tokenizer import VARTokenizer
 from gensift.pipelines.var.transformer import VARTransformer
+from gensift.protocols import JsonObject
 
 PUBLISHED_SCALES = ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (1, 2, 3, 4, 6, 9, 13, 18, 24, 32))
 """Of pictures of 256 and of 512 pixels; checkpoints tell no more than how many tokens there are."""
@@ -99,7 +99,7 @@ def _transformer(
 
 def transformer_config(
     state: State, checkpoint: Checkpoint, scales: Sequence[int] | None
-) -> dict[str, Any]:
+) -> JsonObject:
     """The model's config, as far as it can be, read off the shapes.
 
     Raises:

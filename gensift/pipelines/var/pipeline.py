@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from diffusers import ImagePipelineOutput
 from torch import Tensor
 
 from gensift.errors import ConfigError, nearest_hint
-from gensift.pipelines.next_scale.pipeline import (
-    NextScalePipeline,
-    NextScaleState,
-    SamplingOptions,
+from gensift.pipelines.next_scale.arguments import (
     check_output_type,
     number_within,
     per_scale,
     rows_of_prompts,
+)
+from gensift.pipelines.next_scale.pipeline import (
+    NextScalePipeline,
+    NextScaleState,
+    Pictures,
+    SamplingOptions,
 )
 from gensift.pipelines.next_scale.sampling import Generators, RowStreams, draw_entries, filtered
 from gensift.pipelines.next_scale.scales import ScaleSchedule
@@ -42,6 +46,9 @@ class VARPipeline(NextScalePipeline):
     # transformer: moving it back and forth would take longer than both.
     model_cpu_offload_seq = "transformer"
     _exclude_from_cpu_offload: ClassVar[list[str]] = ["vae"]
+
+    transformer: VARTransformer
+    vae: VARTokenizer
 
     def __init__(
         self,
@@ -72,7 +79,7 @@ class VARPipeline(NextScalePipeline):
         max_rows: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-    ) -> Any:
+    ) -> ImagePipelineOutput | tuple[Pictures]:
         """Draw pictures.
 
         Defaults are those of the published evaluation.

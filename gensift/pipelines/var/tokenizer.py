@@ -12,10 +12,16 @@ import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from gensift.pipelines.next_scale.autoencoder import Decoder, Encoder, as_pictures, resized
+from gensift.denoising.modules import moved_for_call
+from gensift.pipelines.next_scale.autoencoder import (
+    CoderOptions,
+    Decoder,
+    Encoder,
+    as_pictures,
+    resized,
+)
 from gensift.pipelines.next_scale.scales import Scale
 
 PHI_SHARE = 0.5
@@ -37,7 +43,7 @@ class Quantized:
     latents: Tensor
 
 
-class VARTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class VARTokenizer(ModelMixin, ConfigMixin):
     """Autoencoder whose latents are a sum of codes on grids from 1 x 1 up to the full one.
 
     A code is enlarged to the full grid, then smoothed by one of `num_phi` convolutions, which
@@ -46,7 +52,7 @@ class VARTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     config_name = "config.json"
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         codebook_size: int = 4096,
@@ -57,13 +63,13 @@ class VARTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         num_phi: int = 4,
     ) -> None:
         super().__init__()
-        shape = {
+        shape: CoderOptions = {
             "num_blocks": layers_per_block,
             "groups": norm_num_groups,
             "has_attention": True,
         }
-        self.encoder = Encoder(block_out_channels, latent_channels, **shape)  # type: ignore[arg-type]
-        self.decoder = Decoder(block_out_channels, latent_channels, **shape)  # type: ignore[arg-type]
+        self.encoder = Encoder(block_out_channels, latent_channels, **shape)
+        self.decoder = Decoder(block_out_channels, latent_channels, **shape)
         self.quant_conv = nn.Conv2d(latent_channels, latent_channels, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 3, padding=1)
         self.codebook = nn.Embedding(codebook_size, latent_channels)
@@ -82,7 +88,8 @@ class VARTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def codes(self, indices: Tensor) -> Tensor:
         """Codebook vectors `(batch, latent_channels, h, w)` of `indices` `(batch, h, w)`."""
-        return self.codebook(indices).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+        output: Tensor = self.codebook(indices).permute(0, 3, 1, 2)
+        return output
 
     def add(self, latents: Tensor, codes: Tensor, scale_index: int, num_scales: int) -> Tensor:
         """`latents` with what `codes` `(batch, latent_channels, h, w)` of one scale add to them."""
@@ -97,14 +104,15 @@ class VARTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
         return resized(latents, scale, "area")
 
-    @apply_forward_hook  # type: ignore[untyped-decorator]
+    @moved_for_call
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures in [0, 1] `(batch, 3, height, width)` as latents, not yet quantized."""
-        return self.quant_conv(self.encoder(pictures.to(self.dtype) * 2 - 1))  # type: ignore[no-any-return]
+        output: Tensor = self.quant_conv(self.encoder(pictures.to(self.dtype) * 2 - 1))
+        return output
 
-    @apply_forward_hook  # type: ignore[untyped-decorator]
+    @moved_for_call
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents as float32 pictures in [0, 1]."""
+        """Latents `(batch, latent_channels, H, W)` as float32 pictures in [0, 1]."""
         return as_pictures(self.decoder(self.post_quant_conv(latents.to(self.dtype))))
 
     def nearest(self, vectors: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 # When a pipeline is loaded, diffusers looks for the base class in the module of the class itself.
 from diffusers import ModelMixin as ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from gensift.denoising.modules import moved_for_call
 from gensift.errors import ConfigError
 from gensift.pipelines.next_scale.scales import ScaleSchedule, square_schedule
 from gensift.pipelines.next_scale.transformer import Conditions, NextScaleTransformer, Positions
@@ -37,7 +37,7 @@ class VARTransformer(NextScaleTransformer):
         cosine: whether queries and keys have norm 1.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         num_layers: int = 16,
@@ -77,7 +77,7 @@ class VARTransformer(NextScaleTransformer):
         """Label of no class."""
         return int(self.config.num_classes)
 
-    @apply_forward_hook  # type: ignore[untyped-decorator]
+    @moved_for_call
     def conditions(self, class_labels: Tensor) -> Conditions:
         """Prepare labels, int64 `(labels,)`; `null_class` stands for none."""
         embedded = self.class_embedding(class_labels.to(self.device))

@@ -35,6 +35,8 @@ class Watching(RecedingHorizon):
 def visited(pipe: Any, goals: Sequence[int], **arguments: Any) -> list[Tensor]:
     """Observations of all plans of episodes on validation goals of every task, shuffled.
 
+    Each is float32 `(steps, observation size)`.
+
     Args:
         pipe: the policy, without a cache.
         goals: numbers of goals; an episode for each and every task.

@@ -16,7 +16,7 @@ OnDuplicate = Literal["random", "skip", "official"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiversityConfig:
+class DiversityOptions:
     """How samples of one prompt are kept apart; the defaults are those of ODD.
 
     Source: arXiv 2603.04893 and its code (defaults), but for `on_duplicate`: the published code
@@ -26,13 +26,13 @@ class DiversityConfig:
     strategy: Strategy = option(
         "odd",
         choices=("odd", "dpp", "orthogonal-projection", "random-probe", "none"),
-        help="what pushes samples apart: odd (away from the span of earlier samples), dpp (all "
+        help="what keeps samples apart: odd (away from the span of earlier samples), dpp (all "
         "jointly, by a determinantal point process), orthogonal-projection (odd, but away from "
-        "where earlier samples were pushed to), random-probe (towards a random direction that "
+        "where earlier samples were moved to), random-probe (towards a random direction that "
         "earlier samples lack), or none",
     )
-    alpha: float = option(
-        16.0,
+    alpha: float | None = option(
+        None,
         minimum=0,
         help="strength at the start of decoding: L2 norm of a sample's largest change of the "
         "logits of one position; it falls to 0 as decoding goes on",
@@ -56,7 +56,7 @@ class DiversityConfig:
         True, help="weigh a sample by its mean top-1 probability over open positions"
     )
     quality_gradient: bool = option(
-        True, help="let the push raise that probability too, which sharpens, as published"
+        True, help="let the repulsion raise that probability too, which sharpens, as published"
     )
     gate: Gate = option(
         "none",
@@ -65,13 +65,17 @@ class DiversityConfig:
         "threshold (1 where the quality reaches gate_threshold, else 0)",
     )
     gate_threshold: float = option(
-        0.5, minimum=0, maximum=1, help="quality from which a sample is pushed, with gate threshold"
+        0.5,
+        minimum=0,
+        maximum=1,
+        help="quality from which a sample is repelled, with gate threshold",
     )
     on_duplicate: OnDuplicate = option(
         "random",
         choices=("random", "skip", "official"),
         help="for a sample that earlier ones span: random (a seeded direction among its own "
-        "likely tokens), skip (no push), or official (let rounding errors decide, as published)",
+        "likely tokens), skip (no repulsion), or official (let rounding errors decide, as "
+        "published)",
     )
     drop_committed_special: bool = option(
         False, help="leave special tokens that are already written out of the comparison"
@@ -81,5 +85,18 @@ class DiversityConfig:
         check(self, self.problems())
 
     def problems(self) -> Iterator[str]:
+        """Combinations that mean nothing, one phrase each."""
         if self.gate != "none" and not self.quality:
             yield f"`gate` is {self.gate!r} but `quality` is off; turn it on or set gate to 'none'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiversityConfig(DiversityOptions):
+    """The same on its own, with the published strength."""
+
+    alpha: float = option(
+        16.0,
+        minimum=0,
+        help="strength at the start of decoding: L2 norm of a sample's largest change of the "
+        "logits of one position; it falls to 0 as decoding goes on",
+    )

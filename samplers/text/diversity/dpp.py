@@ -1,4 +1,4 @@
-"""Determinantal point process over the samples of a batch: all are pushed apart at once.
+"""Determinantal point process over the samples of a prompt: all repel each other at once.
 
 Source: arXiv 2603.04893, code: DPPStrategy, after DiverseFlow.
 """
@@ -8,32 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from samplers.text.diversity.rows import Rows
-
 QUALITY_SCALE = 1.0
 EPSILON = 1e-4
-
-
-def push_jointly(rows: Rows) -> Tensor:
-    """Push all rows, and return their qualities `(rows,)`."""
-    seen = [_seen(rows, index) for index in range(len(rows))]
-    quality = torch.stack([quality for _, quality in seen])
-    by_unit, by_quality = dpp_gradient(torch.stack([unit for unit, _ in seen]), quality)
-    for index in range(len(rows)):
-        _push(rows, index, by_unit[index], by_quality[index])
-    return quality
-
-
-def _seen(rows: Rows, index: int) -> tuple[Tensor, Tensor]:
-    """Vector and quality of a row; its probabilities, far larger, are not kept."""
-    feature = rows.feature(index)
-    return feature.unit, feature.quality
-
-
-def _push(rows: Rows, index: int, by_unit: Tensor, by_quality: Tensor) -> None:
-    feature = rows.feature(index)
-    if rows.may_push(index, feature):
-        rows.push(index, feature, by_unit, by_quality)
 
 
 def dpp_gradient(features: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,16 +20,19 @@ def dpp_gradient(features: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
     Of the gradient by a feature, the part along that feature is left out: scaling loses it anyway.
 
     Args:
-        features: float32 `(rows, dimension)`, of norm 1.
-        quality: float32 `(rows,)`.
+        features: float32 `(prompts, rows, dimension)`, of norm 1.
+        quality: float32 `(prompts, rows)`.
+
+    Returns:
+        Both gradients, shaped as what they are by.
     """
     # Like samples make L nearly singular, and what tells them apart is a small difference of large
     # numbers: float64.
     units, wide = features.double(), quality.double()
     cosines = units @ units.mT
-    weights = 1 + QUALITY_SCALE * wide[:, None] * wide
+    weights = 1 + QUALITY_SCALE * wide[..., None] * wide[..., None, :]
     kernel = cosines * weights
-    identity = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    identity = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
     # The gradient of logdet is the inverse.
     near = torch.linalg.inv(kernel + EPSILON * identity)
     far = torch.linalg.inv(kernel + (1 + EPSILON) * identity)
@@ -61,5 +40,5 @@ def dpp_gradient(features: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
     # Both factors of K are the features, and both of q q^T are q; all is symmetric.
     by_units = 2 * (by_kernel * weights) @ units
     by_units -= (by_units * units).sum(-1, keepdim=True) * units
-    by_quality = 2 * QUALITY_SCALE * (by_kernel * cosines) @ wide
+    by_quality = 2 * QUALITY_SCALE * ((by_kernel * cosines) @ wide[..., None])[..., 0]
     return by_units.to(features.dtype), by_quality.to(quality.dtype)

@@ -26,7 +26,7 @@ class BlockCache:
         model: whose layers run.
         attention: who may look at whom.
         is_dual: whether to keep what lies after the block, too.
-        lead: 1 for models whose logits tell the next token, and so are read one position before it.
+        lead: 1 for models whose logits are those of the next token, read one position before it.
     """
 
     def __init__(

@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from gensift.config import check, option
 from gensift.pipelines.attention import attend
 from gensift.pipelines.llada.transformer import positions_in
 from samplers.text.attention import padding_mask
+from samplers.text.config import ElasticConfig
 from samplers.text.kv.protocol import LayeredModel, Request, Work, take
 from samplers.text.kv.store import PositionStore
 from samplers.text.state import Columns
-
-
-@dataclass(frozen=True, kw_only=True)
-class ElasticConfig:
-    """Options of the elastic cache; defaults are the published ones but for `drift_axis`."""
-
-    gamma: float = option(
-        0.9, help="similarity of attention below which deeper layers are recomputed; more is safer"
-    )
-    track: int = option(1, minimum=1, help="tokens per layer whose attention is watched")
-    drift_axis: Literal["keys", "heads"] = option(
-        "keys",
-        choices=("keys", "heads"),
-        help="what a row of attention is compared along: keys as the paper says, heads as its code "
-        "does",
-    )
-    all_masks: bool = option(
-        False, help="compute all masked positions in every step, not just the window"
-    )
-    refresh_every: int | None = option(
-        None, minimum=1, help="full pass after so many steps; never when left out, 1 is no cache"
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass
@@ -87,7 +61,7 @@ class ElasticCache:
     Args:
         model: whose layers run.
         config: the options.
-        lead: 1 for models whose logits tell the next token, and so are read one position before it.
+        lead: 1 for models whose logits are those of the next token, read one position before it.
     """
 
     def __init__(self, model: LayeredModel, config: ElasticConfig, lead: int = 0) -> None:
@@ -197,14 +171,14 @@ class ElasticCache:
 
     def _watch(self, store: PositionStore, number: int, rows: Tensor, request: Request) -> None:
         """Choose the committed tokens that the window looks at most."""
-        columns, is_settled = request.columns, request.state.is_settled[rows]
+        columns, is_committed = request.columns, request.state.is_committed[rows]
         weights = self._weights(store, number, rows, columns.index[rows], request)
         is_open = columns.is_open[rows][:, None, :, None]
         attention = (weights * is_open).sum((1, 2))
         count = min(self._config.track, attention.shape[1])
-        chosen = attention.masked_fill(~is_settled, -1).topk(count, dim=1).indices
+        chosen = attention.masked_fill(~is_committed, -1).topk(count, dim=1).indices
         # With fewer committed tokens than are to be watched, the first one counts several times.
-        chosen = torch.where(is_settled.gather(1, chosen), chosen, chosen[:, :1])
+        chosen = torch.where(is_committed.gather(1, chosen), chosen, chosen[:, :1])
         if number not in self._tracked:
             self._tracked[number] = torch.zeros(
                 (len(request.state), count), dtype=torch.long, device=chosen.device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,7 +12,11 @@ from samplers.text.state import Columns, DecodingState
 
 
 class Layer(Protocol):
-    """One layer in two halves, around attention."""
+    """One layer, whole or in two halves around attention."""
+
+    def __call__(self, hidden: Tensor, rotary: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The layer's output `(rows, positions, width)`; `mask` as in `AttentionRule.mask`."""
+        ...
 
     def project(self, hidden: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each `(rows, positions, heads, head_dim)`."""
@@ -28,20 +32,20 @@ class LayeredModel(Protocol):
     """A transformer whose forward pass can be taken apart; `LLaDATransformer` is one."""
 
     @property
-    def layers(self) -> Sequence[Any]:
-        """The layers, each a `Layer`."""
+    def layers(self) -> Sequence[Layer]:
+        """The layers in order."""
         ...
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Vectors of tokens."""
+        """Vectors `(rows, positions, width)` of tokens, int64 `(rows, positions)`."""
         ...
 
     def rotary(self, position_ids: Tensor) -> Tensor:
-        """What turns queries and keys."""
+        """What turns queries and keys at positions, int64 `(rows, positions)`."""
         ...
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits of the last layer's output."""
+        """Logits `(rows, positions, vocabulary)` of the last layer's output."""
         ...
 
 
@@ -99,7 +103,7 @@ class KVPolicy(Protocol):
         ...
 
     def select(self, rows: Tensor) -> None:
-        """Keep what belongs to some rows only."""
+        """Keep what belongs to some rows only, int64 `(n,)`."""
         ...
 
 

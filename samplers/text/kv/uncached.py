@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gensift.errors import UnsupportedPipelineError
 from gensift.pipelines.llada.transformer import positions_in, whole_logits
@@ -25,7 +23,7 @@ class Uncached:
         UnsupportedPipelineError: the model cannot take the attention rule.
     """
 
-    def __init__(self, model: Any, attention: AttentionRule) -> None:
+    def __init__(self, model: nn.Module, attention: AttentionRule) -> None:
         if not isinstance(attention, Full) and not isinstance(model, LayeredModel):
             raise UnsupportedPipelineError(
                 f"{type(model).__name__} takes no attention rule but full; use a LLaDATransformer, "
@@ -42,20 +40,19 @@ class Uncached:
         self.work.calls += 1
         self.work.computed += state.tokens.numel()
         if isinstance(self._model, LayeredModel):
-            return self._layered(request)
+            return self._layered(self._model, request)
         logits = whole_logits(self._model, state.tokens, state.is_real)
         return take(logits, request.columns.index)
 
-    def _layered(self, request: Request) -> Tensor:
+    def _layered(self, model: LayeredModel, request: Request) -> Tensor:
         state = request.state
         everywhere = torch.arange(state.tokens.shape[1], device=state.tokens.device)
         mask = self._attention.mask(state, everywhere.expand_as(state.tokens))
         positions = positions_in(state.is_real)
-        hidden, rotary = self._model.embed(state.tokens), self._model.rotary(positions)
-        for layer in self._model.layers:
+        hidden, rotary = model.embed(state.tokens), model.rotary(positions)
+        for layer in model.layers:
             hidden = layer(hidden, rotary, mask)
-        logits: Tensor = self._model.head(take(hidden, request.columns.index))
-        return logits
+        return model.head(take(hidden, request.columns.index))
 
     def select(self, rows: Tensor) -> None:
         """There is nothing to keep."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from apps.commands.generate import main as generate_command
 from apps.commands.main import main as gensift_command
 from caches.profile import read_profile
+from gensift.errors import ConfigError
 
 PROMPTS = ("a red circle", "two blue squares", "a green cross", "three red triangles")
 ASKED = [part for prompt in PROMPTS for part in ("--prompt", prompt)]
@@ -99,10 +101,13 @@ def test_another_number_of_steps_is_told(run: Run, tmp_path: Path) -> None:
             "`target_speedup` and `max_error` are given; give one of them",
         ),
         ((*ASKED, "--output", "x.json", "--target-speedup", "0.5"), "allowed: at least 1"),
-        ((*ASKED, "--output", "x.json", "--cache", "teacache"), "allowed: ertacache | bac"),
+        (
+            (*ASKED, "--output", "x.json", "--cache", "teacache"),
+            "'teacache' is not a registered cache method",
+        ),
         (
             (*ASKED, "--output", "x.json", "--cache", "bac", "--threshold", "0.1"),
-            "`threshold` is a rule of ertacache",
+            "`--threshold` is no option of bac, but of ertacache; bac takes --target-speedup",
         ),
         (
             (*ASKED, "--output", "x.json", "--steps", "4", "--target-speedup", "9"),
@@ -123,6 +128,32 @@ def test_mistakes_get_one_line(
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert message in line
     assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--no-mend"], False),
+        (["--mend"], True),
+        (["-o", "mend=false"], False),
+        (["--no-correct"], False),
+        ([], True),
+    ],
+)
+def test_the_old_name_of_an_option_is_taken_with_a_word(
+    given: list[str], expected: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def stop(options: object, settings: Any, prompts: object) -> None:
+        asked.append(settings.correct)
+        raise ConfigError("That is all.")
+
+    monkeypatch.setattr("apps.commands.calibrate._calibrate", stop)
+    code, _, err = run("calibrate", *ASKED, *given, "--output", tmp_path / "x.json")
+    assert code == 2 and asked == [expected]
+    has_old_name = "mend" in " ".join(given)
+    assert ("warning: `mend` is called `correct` now" in " ".join(err.split())) == has_old_name
 
 
 @pytest.mark.parametrize(

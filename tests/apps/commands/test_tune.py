@@ -106,7 +106,8 @@ def test_broken_scores_and_small_pools_are_warned_of(tune, tmp_path):
         (["--budget", "nan"], "give a positive amount"),
         (["--budget-in-candidates", 41], "40 images per prompt; record more"),
         (["--step-cost", 0], "a step must cost something"),
-        (["--verdict-cost", "-1"], "`--verdict-cost` is -1.0"),
+        (["--scoring-cost", "-1"], "`--scoring-cost` is -1.0"),
+        (["--verdict-cost", 1, "--scoring-cost", 1], "give `--scoring-cost`"),
         (["--preview-cost", "nan"], "`--preview-cost` is nan"),
         (["--max-checkpoints", 4], "--max-checkpoints"),
         (["--folds", 1], "--folds"),
@@ -119,6 +120,21 @@ def test_mistakes_give_one_line(tune, useful, arguments, expected):
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert line.startswith("error: ") and expected in line
+
+
+def test_the_old_name_of_the_scoring_cost_does_the_same_and_warns_once(tune, useful):
+    arguments = ["--budget-in-candidates", 4, "--max-checkpoints", 1, "--json"]
+    _, new, silent = tune(useful, "--scoring-cost", 2.5, *arguments)
+    code, old, err = tune(useful, "--verdict-cost", 2.5, *arguments)
+    assert (code, old, silent) == (0, new, "")
+    assert json.loads(new)["prices"]["scoring"] == 2.5
+    (line,) = err.splitlines()
+    assert line.startswith("warning: `--verdict-cost` is now called `--scoring-cost`")
+
+
+def test_the_old_name_is_not_in_the_help(tune):
+    _, out, _ = tune("--help")
+    assert "--scoring-cost" in out and "verdict" not in out
 
 
 def test_one_prompt_cannot_be_cross_validated(tune, tmp_path):

@@ -11,9 +11,10 @@ from helpers.gated_runs import NUM_ROWS, SEEDS, plain_images
 from helpers.tiny_pipelines import FAMILIES, NUM_STEPS, build
 from helpers.tiny_schedulers import SCHEDULERS
 
+from gensift.denoising.bound import BoundPipeline, num_steps_of
 from gensift.denoising.observer import StepEvent, keep_rows, observe_scheduler
 from gensift.errors import ConfigError
-from samplers.diffusion.callback import num_steps_of, observe_steps
+from samplers.diffusion.callback import observe_steps
 from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.row_gate import LiveRows
 
@@ -140,7 +141,7 @@ def test_live_rows_are_those_of_a_sampler_or_all() -> None:
         plain_images(pipe, call_kwargs([0, 1], num_inference_steps=1))
         live = LiveRows(2)
         live.prune([1])
-        with gate_denoisers(pipe, live):
+        with gate_denoisers(BoundPipeline.of(pipe), live):
             plain_images(pipe, call_kwargs([0, 1], num_inference_steps=1))
     assert seen == [None, (0, 1), (1,)]
 

@@ -8,22 +8,23 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from helpers import next_scale, tiny_models
 from torch.nn.functional import scaled_dot_product_attention
 
-from gensift.errors import ConfigError
-from gensift.pipelines.loading import _set_attention_backend
+from gensift.denoising.families import DenoiserFamily, declare_denoiser
+from gensift.errors import ConfigError, UnsupportedPipelineError
+from gensift.pipelines.attention import set_attention_backend
 
 
 def test_a_transformer_takes_the_backend() -> None:
     transformer = tiny_models.flux_transformer()
-    _set_attention_backend(SimpleNamespace(transformer=transformer), "native", "cpu")
+    set_attention_backend(SimpleNamespace(transformer=transformer), "native", "cpu")
     backends = {p._attention_backend.value for p in transformer.attn_processors.values()}
     assert backends == {"native"}
 
 
 def test_a_unet_that_would_change_nothing_refuses() -> None:
     pipe = SimpleNamespace(unet=tiny_models.unet())
-    _set_attention_backend(pipe, "native", "cpu")
+    set_attention_backend(pipe, "native", "cpu")
     with pytest.raises(ConfigError, match=r"UNet2DConditionModel has no choice.*'flash'"):
-        _set_attention_backend(pipe, "flash", "cpu")
+        set_attention_backend(pipe, "flash", "cpu")
 
 
 def test_a_unet_has_xformers_by_a_switch_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,21 +35,65 @@ def test_a_unet_has_xformers_by_a_switch_of_its_own(monkeypatch: pytest.MonkeyPa
         switched.append(self)
 
     monkeypatch.setattr(type(unet), "enable_xformers_memory_efficient_attention", enable)
-    _set_attention_backend(SimpleNamespace(unet=unet), "xformers", "cpu")
+    set_attention_backend(SimpleNamespace(unet=unet), "xformers", "cpu")
     assert switched == [unet]
 
 
-def test_next_scale_models_take_the_active_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+def active() -> str:
+    name: str = _AttentionBackendRegistry.get_active_backend()[0].value
+    return name
+
+
+def test_next_scale_models_take_the_backend_while_they_run() -> None:
     """They have no processors of their own to set one on."""
-    active = _AttentionBackendRegistry.get_active_backend()[0]
-    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", active)
-    pipe = next_scale.build("var")
+    pipe, seen = next_scale.build("var"), set()
     before = next_scale.draw(pipe, 1, [0])
-    _set_attention_backend(pipe, "_native_math", "cpu")
-    assert _AttentionBackendRegistry.get_active_backend()[0].value == "_native_math"
+    set_attention_backend(pipe, "_native_math", "cpu")
+    pipe.transformer.register_forward_pre_hook(lambda *_: seen.add(active()))
     assert next_scale.draw(pipe, 1, [0]).allclose(before, atol=1e-4)
+    assert seen == {"_native_math"}
     with pytest.raises(ConfigError, match="'flush' cannot be used"):
-        _set_attention_backend(pipe, "flush", "cpu")
+        set_attention_backend(pipe, "flush", "cpu")
+
+
+@pytest.mark.parametrize("build", [tiny_models.flux_transformer, lambda: next_scale.build("var")])
+def test_a_backend_is_not_left_to_the_next_model(build: Any) -> None:
+    before, model = active(), build()
+    pipe = model if hasattr(model, "transformer") else SimpleNamespace(transformer=model)
+    set_attention_backend(pipe, "_native_math", "cpu")
+    assert active() == before
+    with pytest.raises(RuntimeError, match="on purpose"):
+        pipe.transformer.register_forward_pre_hook(lambda *_: _fail())
+        pipe.transformer()
+    assert active() == before
+
+
+def _fail() -> None:
+    raise RuntimeError("on purpose")
+
+
+def test_a_denoiser_under_a_name_of_its_own_takes_the_backend_too() -> None:
+    class OtherTransformer(type(tiny_models.flux_transformer())):  # type: ignore[misc]
+        pass
+
+    declare_denoiser(
+        DenoiserFamily(
+            name="other",
+            denoiser_class="OtherTransformer",
+            rows=("hidden_states",),
+            components=("other_denoiser",),
+        )
+    )
+    denoiser = tiny_models.flux_transformer()
+    denoiser.__class__ = OtherTransformer
+    set_attention_backend(SimpleNamespace(other_denoiser=denoiser), "_native_math", "cpu")
+    backends = {p._attention_backend.value for p in denoiser.attn_processors.values()}
+    assert backends == {"_native_math"}
+
+
+def test_without_a_denoiser_nothing_is_ignored() -> None:
+    with pytest.raises(UnsupportedPipelineError, match="no denoiser"):
+        set_attention_backend(SimpleNamespace(), "native", "cpu")
 
 
 def test_padded_texts_are_masked_whatever_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,15 @@ import pytest
 import torch
 from helpers.tiny_pipelines import build
 
+from gensift.denoising.bound import BoundPipeline
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from gensift.pipelines.loading import load_pipeline, load_preview_decoder
 from gensift.zoo.shapes.grammar import parse
 from gensift.zoo.shapes.scenes import scene_for
 from gensift.zoo.shapes.world import render
 from samplers.diffusion.preview import Previewer
+
+bound = BoundPipeline.of
 
 
 def save_decoder(folder: Path, channels: int = 4) -> str:
@@ -78,7 +81,12 @@ def test_families_without_a_tiny_decoder_refuse_one(family: str, tmp_path: Path)
     """Their VAEs do not even say how many latent channels they have."""
     pipe, _ = build(family)
     with pytest.raises((ConfigError, UnsupportedPipelineError)):
-        Previewer(pipe, 16, 16, decoder=load_preview_decoder(pipe, save_decoder(tmp_path)))
+        Previewer(
+            bound(pipe),
+            16,
+            16,
+            decoder=load_preview_decoder(pipe, save_decoder(tmp_path)),
+        )
 
 
 def test_the_zoos_decoder_shows_what_the_vae_shows() -> None:
@@ -93,8 +101,8 @@ def test_the_zoos_decoder_shows_what_the_vae_shows() -> None:
     latents = (latents - (config.shift_factor or 0.0)) * config.scaling_factor
     packed = pipe._pack_latents(latents, *latents.shape)
     decoder = load_preview_decoder(pipe, "auto")
-    tiny = Previewer(pipe, 64, 64, decoder=decoder).decode(packed)
-    full = Previewer(pipe, 64, 64).decode(packed)
+    tiny = Previewer(bound(pipe), 64, 64, decoder=decoder).decode(packed)
+    full = Previewer(bound(pipe), 64, 64).decode(packed)
     # Mean squared errors: 0.003 is 25 dB.
     assert (full - images).square().mean() < 0.003
     assert (tiny - full).square().mean() < 0.003

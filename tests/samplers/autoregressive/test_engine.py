@@ -401,7 +401,7 @@ def test_clusters_need_no_reward(pipe: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("prompt", ["", "  ", [], ["a red circle", ""]])
 def test_an_empty_prompt_is_refused(pipe: Any, name: str, prompt: Any) -> None:
-    with pytest.raises(ConfigError, match="prompt is empty"):
+    with pytest.raises(ConfigError, match="give a text or a list of texts, none empty"):
         run(pipe, build(name), prompts=prompt)
 
 
@@ -412,13 +412,13 @@ def test_bad_options_are_refused_in_one_line(pipe: Any) -> None:
         run(pipe, build("tts-var", resample_scales=(4, 5)))
     with pytest.raises(ConfigError, match=r"VARImportance chooses by a reward after scales 3, 4"):
         run(pipe, VARImportance(None))
-    with pytest.raises(ConfigError, match=r"names the reward 'x'; this search is judged by brig"):
+    with pytest.raises(ConfigError, match=r"names the reward 'x'; this search is scored by brig"):
         run(pipe, build("var-importance", strengths={"x": 1.0}))
     with pytest.raises(ConfigError, match=r"`strength` and `strengths` are both given"):
         build("tts-var", strength=1.0, strengths={"brightness": 1.0})
     with pytest.raises(ConfigError, match=r"has 7 seeds; .* multiple of 8"):
         run(pipe, build("tts-var"), prompts=prompts(pipe)[0], seeds=[list(range(7))])
-    with pytest.raises(ConfigError, match=r"Seeds for 1 prompts were given with 2 prompts"):
+    with pytest.raises(ConfigError, match=r"`seeds` has 1 groups of \[8\] for 2 prompt"):
         run(pipe, build("tts-var"), seeds=[list(range(8))])
 
 

@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 import torch
 
-from samplers.autoregressive.parents import Draw, draw_parents
+from samplers.autoregressive.config import Draw
+from samplers.autoregressive.parents import draw_parents
 
 RULES: tuple[Draw, ...] = get_args(Draw)
 WEIGHTS = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64).log()

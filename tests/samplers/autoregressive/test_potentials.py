@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from samplers.autoregressive.potentials import Potential, log_weights, standardized
+from samplers.autoregressive.config import Potential
+from samplers.autoregressive.potentials import log_weights, standardized
 
 
 def weights(potential: Potential, *history: list[float]) -> list[float]:

@@ -372,3 +372,38 @@ def test_an_enabled_cache_of_diffusers_is_refused() -> None:
 def test_what_is_no_reward_is_refused_at_once(reward: Any) -> None:
     with pytest.raises(ConfigError, match="give"):
         BestOfN(reward)
+
+
+def test_blocks_may_be_left_in_any_order() -> None:
+    pipe = speaking("flux")
+    plain_class, before = type(pipe), attached_state(pipe)
+    first, second = gensift.attach(BestOfN(contrast), pipe), gensift.attach(TTSnap(contrast), pipe)
+    outer = first.__enter__()
+    inner = second.__enter__()
+    pictures(pipe, num_images_per_prompt=6)
+    first.__exit__(None, None, None)
+    pictures(pipe, num_images_per_prompt=4)
+    assert len(inner.output.trace.prompts[0].seeds) == 4
+    with pytest.raises(ConfigError, match="No pipeline call"):
+        _ = outer.output
+    second.__exit__(None, None, None)
+    assert type(pipe) is plain_class and attached_state(pipe) == before
+    assert torch.equal(pictures(pipe, generator=generators([3])), plain(pipe, [3]))
+
+
+def test_a_direct_call_swaps_no_class() -> None:
+    pipe, seen = speaking("flux"), []
+
+    def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        seen.append(type(pipe))
+        return contrast(images, prompts)
+
+    BestOfN(reward, num_candidates=2)(pipe, PROMPT, **SIZE)
+    assert set(seen) == {type(speaking("flux"))}
+
+
+@pytest.mark.parametrize("prompts", [PROMPT, [PROMPT], [PROMPT, PROMPT]])
+def test_negative_prompts_that_do_not_fit_the_prompts_are_refused(prompts: Any) -> None:
+    search, three = BestOfN(contrast, num_candidates=2), ["dull", "blurry", "dark"]
+    with pytest.raises(ConfigError, match=r"`negative_prompt` has 3 texts for \d prompt"):
+        search(speaking("sd15"), prompts, negative_prompt=three, **SIZE)

@@ -13,7 +13,8 @@ from torch import Tensor
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from samplers.diffusion.attach import attach
 from samplers.diffusion.best_of_n import BestOfN
-from samplers.diffusion.bfm import BFM, BFMConfig
+from samplers.diffusion.bfm import BFM
+from samplers.diffusion.config import BFMConfig
 from samplers.diffusion.ttsnap import TTSnap
 
 PROMPT = CLASSES[1]

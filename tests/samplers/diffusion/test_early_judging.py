@@ -13,6 +13,7 @@ from helpers.searches import PROMPT, TOLERANCE, contrast, redness
 from helpers.speaking_pipelines import SIZE, speaking
 from torch import Tensor
 
+from gensift.denoising.bound import BoundPipeline
 from gensift.denoising.observer import StepEvent, observe_scheduler
 from gensift.errors import ConfigError
 from rewards.combine import CompositeReward
@@ -20,6 +21,8 @@ from rewards.protocol import scorer_at
 from samplers.diffusion.best_of_n import BestOfN
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.ttsnap import TTSnap
+
+bound = BoundPipeline.of
 
 STEPS = 10
 CALL = {**SIZE, "num_inference_steps": STEPS}
@@ -99,7 +102,7 @@ def test_its_early_scores_prune_and_its_plain_ones_choose() -> None:
     pipe = speaking("flux")
     events, output = events_of(pipe, TTSnap(Aware(), num_candidates=8, **EARLY))
     (trace,) = output.trace.prompts
-    previewer = Previewer(pipe, 16, 16)
+    previewer = Previewer(bound(pipe), 16, 16)
     for stage in trace.stages[:-1]:
         event = events[stage.step_index]
         seen = contrast(previewer.decode(event.pred_original_sample), [])[list(stage.alive)]
@@ -204,11 +207,11 @@ def test_early_looks_are_the_decoders_and_the_last_one_the_vaes(family: str, dec
     for stage in trace.stages:
         event = events[stage.step_index]
         latents = event.latents if stage.is_final else event.pred_original_sample
-        previewer = Previewer(pipe, 16, 16, decoder=None if stage.is_final else tiny)
+        previewer = Previewer(bound(pipe), 16, 16, decoder=None if stage.is_final else tiny)
         expected = contrast(previewer.decode(latents), [])[list(stage.alive)].tolist()
         assert stage.scores["contrast"] == pytest.approx(expected, abs=TOLERANCE)
         if not stage.is_final:
-            by_vae = contrast(Previewer(pipe, 16, 16).decode(latents), [])[list(stage.alive)]
+            by_vae = contrast(Previewer(bound(pipe), 16, 16).decode(latents), [])[list(stage.alive)]
             assert stage.scores["contrast"] != pytest.approx(by_vae.tolist(), abs=1e-3)
 
 

@@ -19,8 +19,10 @@ from torch import Tensor
 import gensift
 from gensift.errors import ConfigError, RewardError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds, derived_seed
-from samplers.diffusion.attach import PipelineCall, attach
+from gensift.sifting_tree import LINK_LAYER, WINNER_LINK_LAYER, draw
+from samplers.diffusion.attach import attach
 from samplers.diffusion.best_of_n import BestOfN
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.fk_steering import FKSteering
 from samplers.diffusion.flow_sde import flow_sde
 from samplers.diffusion.particles import ParticleWeights
@@ -273,9 +275,9 @@ def test_the_trace_survives_a_round_trip_and_is_drawn() -> None:
     search = FKSteering(contrast, keep_previews=True, **STRONG)
     output = search(solver.pipe(), PROMPT, **solver.arguments)
     assert gensift.Trace.from_json(output.trace.to_json()) == output.trace
-    (axes,) = output.trace.plot().axes
+    marks = draw(output.trace.prompts, ()).marks
     # One line into every place of every stage but the first.
-    assert sum(patch.get_zorder() in (1.0, 2.0) for patch in axes.patches) >= COUNT * 4
+    assert sum(mark.layer in (LINK_LAYER, WINNER_LINK_LAYER) for mark in marks) >= COUNT * 4
 
 
 def test_a_budget_buys_whole_runs() -> None:

@@ -16,11 +16,14 @@ from helpers.gated_runs import (
 )
 from helpers.tiny_pipelines import build
 
+from gensift.denoising.bound import BoundPipeline
 from gensift.denoising.modules import denoisers_of
 from gensift.denoising.observer import observe_scheduler
 from gensift.errors import ConfigError
 from samplers.diffusion.gating import gate_denoisers, live_rows_of
 from samplers.diffusion.row_gate import LiveRows
+
+bound = BoundPipeline.of
 
 
 class Passing(ModelHook):  # type: ignore[misc]
@@ -36,7 +39,7 @@ def test_gate_is_the_outermost_hook_and_leaves_the_others() -> None:
     registry.register_hook(Passing(), "cache")
     before = attached_state(pipe)
     plain = plain_images(pipe, call_kwargs(SEEDS))
-    with gate_denoisers(pipe, LiveRows(NUM_ROWS)) as gates:
+    with gate_denoisers(bound(pipe), LiveRows(NUM_ROWS)) as gates:
         assert list(registry.hooks.values())[-1] is gates[0]
     assert attached_state(pipe) == before
     assert torch.equal(plain_images(pipe, call_kwargs(SEEDS)), plain)
@@ -47,7 +50,7 @@ def test_gate_below_another_hook_is_closed_where_it_stays() -> None:
     plain = plain_images(pipe, call_kwargs(SEEDS))
     registry = HookRegistry.check_if_exists_or_initialize(pipe.transformer)
     live = LiveRows(NUM_ROWS)
-    with gate_denoisers(pipe, live) as (gate,):
+    with gate_denoisers(bound(pipe), live) as (gate,):
         live.prune([0])
         registry.register_hook(Passing(), "cache")
     assert gate.is_closed
@@ -60,9 +63,12 @@ def test_gate_below_another_hook_is_closed_where_it_stays() -> None:
 
 def test_one_gate_at_a_time() -> None:
     pipe, _ = build("wan-two-experts")
-    with gate_denoisers(pipe, LiveRows(2)):
+    with gate_denoisers(bound(pipe), LiveRows(2)):
         before = attached_state(pipe)
-        with pytest.raises(ConfigError, match="already"), gate_denoisers(pipe, LiveRows(2)):
+        with (
+            pytest.raises(ConfigError, match="already"),
+            gate_denoisers(bound(pipe), LiveRows(2)),
+        ):
             pass
         assert attached_state(pipe) == before
 
@@ -72,7 +78,7 @@ def test_wrong_max_rows_attaches_nothing() -> None:
     before = attached_state(pipe)
     with (
         pytest.raises(ConfigError, match="max_rows"),
-        gate_denoisers(pipe, LiveRows(2), max_rows=0),
+        gate_denoisers(bound(pipe), LiveRows(2), max_rows=0),
     ):
         pass
     assert attached_state(pipe) == before
@@ -81,7 +87,7 @@ def test_wrong_max_rows_attaches_nothing() -> None:
 def test_experts_share_the_alive_set_and_may_be_absent() -> None:
     pipe, _ = build("wan-two-experts")
     live = LiveRows(2)
-    with gate_denoisers(pipe, live) as gates:
+    with gate_denoisers(bound(pipe), live) as gates:
         assert [gate.live for gate in gates] == [live, live]
         assert live_rows_of(pipe) is live
     pipe.register_modules(transformer=None)
@@ -108,7 +114,7 @@ def test_offloading_turned_on_while_gated() -> None:
     pipe, call_kwargs = build("sd15")
     plain = plain_images(pipe, call_kwargs(SEEDS))
     live = LiveRows(NUM_ROWS)
-    with gate_denoisers(pipe, live):
+    with gate_denoisers(bound(pipe), live):
         pipe.enable_model_cpu_offload(device="cpu")
         plain_images(pipe, call_kwargs(SEEDS))
         live.prune([0])
@@ -120,7 +126,7 @@ def test_offloading_turned_off_while_gated() -> None:
     pipe, call_kwargs = build("sd15")
     plain = plain_images(pipe, call_kwargs(SEEDS))
     pipe.enable_model_cpu_offload(device="cpu")
-    with gate_denoisers(pipe, LiveRows(NUM_ROWS)):
+    with gate_denoisers(bound(pipe), LiveRows(NUM_ROWS)):
         plain_images(pipe, call_kwargs(SEEDS))
         pipe.remove_all_hooks()
     # The `forward` that the registry remembers calls an offload hook that is gone by now.
@@ -133,7 +139,7 @@ def test_models_are_freed_after_a_failure(fails: bool, monkeypatch: pytest.Monke
     freed: list[list[Any]] = []
     monkeypatch.setattr(pipe, "maybe_free_model_hooks", lambda: freed.append(attached_state(pipe)))
     before = attached_state(pipe)
-    with suppress(KeyboardInterrupt), gate_denoisers(pipe, LiveRows(NUM_ROWS)):
+    with suppress(KeyboardInterrupt), gate_denoisers(bound(pipe), LiveRows(NUM_ROWS)):
         if fails:
             raise KeyboardInterrupt
     # Only once the gate is off: freeing rebuilds `forward`.
@@ -155,7 +161,7 @@ def test_offloading_after_a_failure() -> None:
         live = LiveRows(NUM_ROWS)
         with (
             pytest.raises(KeyboardInterrupt),
-            gate_denoisers(pipe, live),
+            gate_denoisers(bound(pipe), live),
             observe_scheduler(pipe.scheduler, fail),
         ):
             plain_images(pipe, call_kwargs(SEEDS))

@@ -10,8 +10,8 @@ import torch
 from helpers.tiny_models import unet
 from helpers.tiny_pipelines import FAMILIES, build, text
 
+from gensift.denoising.bound import BoundPipeline, num_steps_of
 from gensift.errors import UnsupportedPipelineError
-from samplers.diffusion.callback import num_steps_of
 from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.guidance import guidance_argument, guidance_rows
 from samplers.diffusion.row_gate import LiveRows
@@ -30,7 +30,7 @@ def bound(pipe: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def counted_rows(pipe: Any, kwargs: dict[str, Any]) -> float:
     """Denoiser rows per candidate and scheduler step of a real call."""
-    with gate_denoisers(pipe, LiveRows(len(SEEDS))) as gates:
+    with gate_denoisers(BoundPipeline.of(pipe), LiveRows(len(SEEDS))) as gates:
         pipe(**kwargs, output_type="latent")
     return sum(gate.rows_run for gate in gates) / len(SEEDS) / num_steps_of(pipe)
 

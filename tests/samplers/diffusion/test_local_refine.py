@@ -15,8 +15,9 @@ import gensift
 from gensift.config import describe
 from gensift.errors import ConfigError
 from gensift.randomness import candidate_seeds
+from samplers.diffusion.config import TTSnapConfig
 from samplers.diffusion.local_refine import LocalRefine
-from samplers.diffusion.ttsnap import TTSnap, TTSnapConfig
+from samplers.diffusion.ttsnap import TTSnap
 from samplers.registry import SAMPLERS
 
 FAMILIES = [("flux", None), ("sd15", "ddim"), ("sdxl", "euler")]
@@ -144,7 +145,7 @@ def test_bad_options_are_refused() -> None:
 
 
 def _small_call() -> tuple[Any, int]:
-    from samplers.diffusion.attach import PipelineCall
+    from samplers.diffusion.call import PipelineCall
 
     pipe = speaking("flux")
     arguments = {"prompt": [PROMPT], **CALL}

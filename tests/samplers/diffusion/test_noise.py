@@ -10,7 +10,7 @@ from helpers.searches import PROMPT, close, generators, pictures, plain
 from helpers.speaking_pipelines import SIZE, speaking
 
 from gensift.errors import UnsupportedPipelineError
-from samplers.diffusion.attach import PipelineCall
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.noise import gaussian, initial_noise, neighbour, refined
 
 CASES = [("flux", None), ("sd15", "ddim"), ("sd15", "euler"), ("sdxl", "euler")]

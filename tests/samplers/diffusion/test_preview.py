@@ -9,10 +9,13 @@ from helpers.gated_runs import SEEDS
 from helpers.tiny_pipelines import FAMILIES, IMAGE_SIDE, build
 
 from gensift.denoising import families
+from gensift.denoising.bound import BoundPipeline
 from gensift.denoising.families import DenoiserFamily, declare_denoiser
 from gensift.denoising.observer import StepEvent, observe_scheduler
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from samplers.diffusion.preview import Previewer
+
+bound = BoundPipeline.of
 
 TOLERANCE = 1e-5
 
@@ -33,7 +36,7 @@ def test_equals_the_pipelines_own_decode(family: str, max_images: int | None) ->
     pipe, call_kwargs = build(family)
     images, latents = run(pipe, call_kwargs(SEEDS[:3]))
     side = IMAGE_SIDE[family]
-    previews = Previewer(pipe, side, side, max_images=max_images).decode(latents)
+    previews = Previewer(bound(pipe), side, side, max_images=max_images).decode(latents)
     assert previews.shape == (3, 3, side, side)
     assert previews.dtype == torch.float32
     assert not previews.requires_grad
@@ -43,24 +46,24 @@ def test_equals_the_pipelines_own_decode(family: str, max_images: int | None) ->
 def test_latents_of_other_height_and_width() -> None:
     pipe, call_kwargs = build("flux")
     images, latents = run(pipe, call_kwargs([0], height=16, width=24))
-    previews = Previewer(pipe, 16, 24).decode(latents)
+    previews = Previewer(bound(pipe), 16, 24).decode(latents)
     assert (previews - images).abs().max() <= TOLERANCE
     with pytest.raises(ConfigError, match="24 tokens, but 16 x 16 pixels need 16"):
-        Previewer(pipe, 16, 16).decode(latents)
+        Previewer(bound(pipe), 16, 16).decode(latents)
 
 
 def test_mean_and_std_of_the_vae_config() -> None:
     pipe, call_kwargs = build("sdxl")
     pipe.vae.register_to_config(latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1.1, 0.9, 2.0, 0.5])
     images, latents = run(pipe, call_kwargs([0, 1]))
-    assert (Previewer(pipe, 16, 16).decode(latents) - images).abs().max() <= TOLERANCE
+    assert (Previewer(bound(pipe), 16, 16).decode(latents) - images).abs().max() <= TOLERANCE
 
 
 def test_half_precision_vae_is_upcast_and_put_back() -> None:
     pipe, call_kwargs = build("sdxl")
     pipe.vae.to(dtype=torch.float16)
     images, latents = run(pipe, call_kwargs([0, 1]))
-    assert (Previewer(pipe, 16, 16).decode(latents) - images).abs().max() <= TOLERANCE
+    assert (Previewer(bound(pipe), 16, 16).decode(latents) - images).abs().max() <= TOLERANCE
     assert pipe.vae.dtype == torch.float16
 
 
@@ -73,7 +76,7 @@ def test_vae_is_put_back_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(pipe.vae, "decode", fail)
     with pytest.raises(KeyboardInterrupt):
-        Previewer(pipe, 16, 16).decode(torch.zeros(1, 4, 8, 8))
+        Previewer(bound(pipe), 16, 16).decode(torch.zeros(1, 4, 8, 8))
     assert pipe.vae.dtype == torch.float16
 
 
@@ -87,7 +90,7 @@ def test_small_decoder(family: str) -> None:
         num_decoder_blocks=(1, 1),
     ).eval()
     _, latents = run(pipe, call_kwargs([0, 1]))
-    previews = Previewer(pipe, 16, 16, decoder=decoder).decode(latents)
+    previews = Previewer(bound(pipe), 16, 16, decoder=decoder).decode(latents)
     assert previews.shape == (2, 3, 16, 16)
     assert previews.min() >= 0
     assert previews.max() <= 1
@@ -100,14 +103,14 @@ def test_small_decoder(family: str) -> None:
 def test_small_decoder_is_refused_for_video() -> None:
     pipe, _ = build("wan")
     with pytest.raises(UnsupportedPipelineError, match="leave `decoder` out"):
-        Previewer(pipe, 16, 16, decoder=object())
+        Previewer(bound(pipe), 16, 16, decoder=object())
 
 
 def test_offloaded_vae() -> None:
     pipe, call_kwargs = build("sd15")
     images, latents = run(pipe, call_kwargs([0, 1]))
     pipe.enable_model_cpu_offload(device="cpu")
-    assert (Previewer(pipe, 16, 16).decode(latents) - images).abs().max() <= TOLERANCE
+    assert (Previewer(bound(pipe), 16, 16).decode(latents) - images).abs().max() <= TOLERANCE
 
 
 def test_unknown_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +122,10 @@ def test_unknown_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
         )
     )
     with pytest.raises(UnsupportedPipelineError, match="'polar'; known are packed"):
-        Previewer(pipe, 16, 16)
+        Previewer(bound(pipe), 16, 16)
 
 
 def test_max_images_must_be_positive() -> None:
     pipe, _ = build("sd3")
     with pytest.raises(ConfigError, match="max_images"):
-        Previewer(pipe, 16, 16, max_images=0)
+        Previewer(bound(pipe), 16, 16, max_images=0)

@@ -16,6 +16,7 @@ from helpers.tiny_schedulers import SCHEDULERS
 from PIL import Image
 from torch import Tensor
 
+from gensift.denoising.bound import BoundPipeline
 from gensift.denoising.observer import StepEvent, observe_scheduler
 from gensift.errors import ConfigError, RunFolderError, UnsupportedPipelineError
 from gensift.randomness import candidate_seeds
@@ -61,7 +62,7 @@ def by_hand(pipe: Any, prompt_index: int, config: RecordConfig = CONFIG) -> Any:
             output_type="pt",
             **CALL,
         ).images
-    previewer = Previewer(pipe, 16, 16)
+    previewer = Previewer(BoundPipeline.of(pipe), 16, 16)
     early = [previewer.decode(event.pred_original_sample) for event in events[:-1]]
     return early, finished, seeds, events
 
@@ -227,7 +228,7 @@ def test_the_tiny_decoder_shows_estimates_and_the_vae_what_is_finished(tmp_path:
     recording = made(pipeline("flux"), tmp_path / "recording", config)
     pipe = pipeline("flux")
     _, finished, _, events = by_hand(pipe, 1)
-    previewer = Previewer(pipe, 16, 16, decoder=decoder)
+    previewer = Previewer(BoundPipeline.of(pipe), 16, 16, decoder=decoder)
     for step, event in enumerate(events[:-1]):
         expected = previewer.decode(event.pred_original_sample) * 255
         assert (recording.pictures([1], step)[0].float() - expected).abs().max() <= 0.52

@@ -18,6 +18,7 @@ from helpers.gated_runs import (
 )
 from helpers.tiny_pipelines import FAMILIES, GUIDANCE_FACTOR, Tiny, build
 
+from gensift.denoising.bound import BoundPipeline
 from gensift.denoising.observer import StepEvent, observe_scheduler
 from samplers.diffusion.gating import gate_denoisers
 from samplers.diffusion.row_gate import LiveRows
@@ -121,7 +122,7 @@ def test_failure_leaves_the_pipeline_as_before(
 
     with (
         pytest.raises(failure),
-        gate_denoisers(pipe, live, max_rows=3),
+        gate_denoisers(BoundPipeline.of(pipe), live, max_rows=3),
         observe_scheduler(pipe.scheduler, fail_after_pruning),
     ):
         plain_images(pipe, call_kwargs(SEEDS))

@@ -18,10 +18,11 @@ from torch import Tensor
 import gensift
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from rewards.protocol import Reward
-from samplers.diffusion.attach import PipelineCall
 from samplers.diffusion.best_of_n import BestOfN
+from samplers.diffusion.call import PipelineCall
+from samplers.diffusion.planning import DiffusionPlan as Plan
 from samplers.diffusion.schedule import search_cost
-from samplers.diffusion.search import DiffusionSearch, Plan
+from samplers.diffusion.search import DiffusionSearch
 from samplers.diffusion.ttsnap import TTSnap
 from samplers.diffusion.unit_costs import measure_unit_costs
 

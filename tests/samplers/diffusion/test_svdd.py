@@ -14,7 +14,8 @@ from helpers.speaking_pipelines import SIZE, speaking
 import gensift
 from gensift.errors import ConfigError
 from samplers.diffusion.best_of_n import BestOfN
-from samplers.diffusion.svdd import SVDD, Chains, SVDDConfig
+from samplers.diffusion.config import SVDDConfig
+from samplers.diffusion.svdd import SVDD, Chains
 
 
 def chains(**options: Any) -> Chains:
@@ -23,16 +24,16 @@ def chains(**options: Any) -> Chains:
 
 def test_each_chain_goes_on_from_its_best_child() -> None:
     rewards = [1.0, 5.0, 3.0, 5.0, -2.0, -1.0, -3.0, -1.0]
-    assert chains(children=4).choose(rewards) == [1] * 4 + [5] * 4  # ties to the lower one
-    assert chains(children=2).choose(rewards) == [1, 1, 3, 3, 5, 5, 7, 7]
-    assert chains(children=8).choose(rewards) == [1] * 8
-    assert chains(children=1).choose(rewards) == list(range(8))
+    assert chains(children=4).parents(rewards) == [1] * 4 + [5] * 4  # ties to the lower one
+    assert chains(children=2).parents(rewards) == [1, 1, 3, 3, 5, 5, 7, 7]
+    assert chains(children=8).parents(rewards) == [1] * 8
+    assert chains(children=1).parents(rewards) == list(range(8))
 
 
 def test_children_without_a_finite_score_are_not_chosen() -> None:
     rewards = [-math.inf, 1.0, -math.inf, -math.inf, 0.0, 3.0, 2.0, -math.inf]
     for options in ({}, {"alpha": 1.0}, {"alpha": 1e-300}):
-        found = chains(children=2, **options).choose(rewards)
+        found = chains(children=2, **options).parents(rewards)
         # The second chain has lost both children and joins the best of all.
         assert found[:4] == [1, 1, 5, 5] and found[6:] == [6, 6]
 
@@ -41,7 +42,7 @@ def test_children_are_drawn_by_the_exponential_of_their_reward() -> None:
     rewards, alpha, counts = [20.0, 21.0, 22.0, 22.5], 0.8, Counter[int]()
     some = chains(children=4, alpha=alpha)
     for _ in range(4000):
-        counts[some.choose(rewards)[0]] += 1
+        counts[some.parents(rewards)[0]] += 1
     weights = [math.exp((r - 22.5) / alpha) for r in rewards]
     expected = [weight / sum(weights) for weight in weights]
     assert [counts[i] / 4000 for i in range(4)] == pytest.approx(expected, abs=0.025)

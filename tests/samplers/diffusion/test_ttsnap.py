@@ -20,8 +20,8 @@ from gensift.trace import PromptTrace
 from rewards.protocol import Reward
 from samplers.diffusion.best_of_n import BestOfN
 from samplers.diffusion.callback import observe_steps
-from samplers.diffusion.search import SearchConfig
-from samplers.diffusion.ttsnap import TTSnap, TTSnapConfig
+from samplers.diffusion.config import SearchConfig, TTSnapConfig
+from samplers.diffusion.ttsnap import TTSnap
 from samplers.registry import SAMPLERS
 
 STEPS = 10

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gensift.denoising.modules import denoisers_of
-from samplers.diffusion.attach import PipelineCall
+from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.schedule import UnitCosts
 from samplers.diffusion.unit_costs import measure_unit_costs
 

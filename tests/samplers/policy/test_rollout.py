@@ -112,10 +112,25 @@ def test_whoever_watches_is_shown_every_state_of_every_episode(
         pipe,
         "push",
         num_inference_steps=STEPS,
-        on_frame=lambda number, environment, observation: shown.append(number),
+        on_step=lambda frame: shown.append(frame.number),
     )
     steps = {one.goal: one.steps for one in output.samples}
     assert {goal: shown.count(goal) - 1 for goal in range(4)} == steps
+
+
+def test_the_old_way_to_watch_shows_the_same_and_says_what_is_new(pipe: Any) -> None:
+    frames: list[Any] = []
+    shown: list[Any] = []
+    sampler = PolicyRollout(num_candidates=2, max_steps=6, frames=0)
+    sampler(pipe, "push", num_inference_steps=STEPS, on_step=frames.append)
+    with pytest.warns(DeprecationWarning, match="`on_frame` is now `on_step`"):
+        sampler(
+            pipe, "push", num_inference_steps=STEPS, on_frame=lambda *parts: shown.append(parts)
+        )
+    assert [frame.number for frame in frames] == [number for number, _, _ in shown]
+    for frame, (_, _, observation) in zip(frames, shown, strict=True):
+        assert frame.task == "push"
+        assert (frame.observation == observation).all()
 
 
 def test_the_best_episode_is_drawn_where_there_is_a_renderer(pipe: Any) -> None:

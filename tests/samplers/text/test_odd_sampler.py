@@ -15,7 +15,7 @@ from samplers.text import odd
 from samplers.text.call import Batch, BatchProcessor
 from samplers.text.decode import TextDecode
 from samplers.text.diversity.candidates import Candidates, Diversified
-from samplers.text.diversity.diversify import Diversifier, apart
+from samplers.text.diversity.diversify import Diversifier
 from samplers.text.engine import StepView
 from samplers.text.odd import ODD
 
@@ -73,10 +73,10 @@ def test_the_first_text_is_plain_and_the_others_are_pushed(name: str) -> None:
 @pytest.mark.parametrize("name", POLICIES)
 def test_prompts_do_not_push_each_other(name: str) -> None:
     pipe, (own, call) = pipeline(layers=2), POLICIES[name]
-    together = run(pipe, {**own}, call)
+    batched = run(pipe, {**own}, call)
     for index, prompt in enumerate(PROMPTS):
         alone = run(pipe, {**own}, call, [prompt], [SEEDS[index]])
-        assert torch.equal(alone[0], together[index])
+        assert torch.equal(alone[0], batched[index])
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5, 7])
@@ -110,8 +110,11 @@ class PromptByPrompt(Diversifier):
     def of_prompts(
         self, candidates: Candidates, seeds: Sequence[Sequence[int]], histories: Sequence[Any]
     ) -> list[Diversified]:
-        prompts = apart(candidates, seeds)
-        return [self(one, history) for one, history in zip(prompts, histories, strict=True)]
+        prompts = zip(seeds, histories, strict=True)
+        return [
+            self(candidates.of_prompt(index, own), history)
+            for index, (own, history) in enumerate(prompts)
+        ]
 
 
 def test_the_final_history_knows_all_earlier_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +175,7 @@ def test_texts_differ_more_than_plain_ones() -> None:
     assert tokens(pushed) > tokens(alike)
 
 
-# --- what the diversifier is told -----------------------------------------------------------------
+# --- what the diversifier is given ---------------------------------------------------------------
 
 
 class Listening(PromptByPrompt):
@@ -209,7 +212,7 @@ def test_strength_falls_as_published_with_even_quotas(
         assert torch.allclose(candidates.strength, wanted)
 
 
-def test_strength_falls_with_what_is_settled(listening: type[Listening]) -> None:
+def test_strength_falls_with_what_is_committed(listening: type[Listening]) -> None:
     """Blocks and a threshold: each row by the share of its own response."""
     call = {"block_length": 4, "threshold": 0.2, "eos_early_stop": False}
     run(pipeline(layers=2), {"alpha": 8.0}, call, PROMPTS[:1], SEEDS[:1])
@@ -260,7 +263,7 @@ NOISE = 6 * torch.randn(10, 10, 40, generator=torch.Generator().manual_seed(5))
 
 
 class Noisy(ODD):
-    """Pushes by known numbers."""
+    """Moves logits by known numbers."""
 
     def prepare(self, pipeline: Any, settings: Any) -> Any:
         class Processor(BatchProcessor):
@@ -276,7 +279,7 @@ class Noisy(ODD):
 @pytest.mark.parametrize("source", ["clean", "pushed"])
 @torch.no_grad()
 def test_confidence_is_that_of_the_logits_asked_for(source: Any) -> None:
-    """Greedy, one token a step, written out: tokens by the pushed logits, order by the others."""
+    """Greedy, one token a step, written out: tokens by the moved logits, order by the others."""
     pipe, orders = pipeline(layers=2), {}
     for kind in ("clean", "pushed"):
         tokens, order = ids_of(PROMPTS[1]) + [MASK] * 10, []
@@ -298,7 +301,7 @@ def test_confidence_is_that_of_the_logits_asked_for(source: Any) -> None:
     assert found[0, 0].tolist() == orders[source][0]
 
 
-def test_a_clean_threshold_settles_no_more_than_plain_decoding() -> None:
+def test_a_clean_threshold_commits_no_more_than_plain_decoding() -> None:
     """The first step: a push that only sharpens does not raise what is compared."""
     pipe, counts = pipeline(layers=2), {}
     call = {"temperature": 0.0, "threshold": 0.3}

@@ -115,7 +115,7 @@ def test_the_two_thresholds_differ_in_equality() -> None:
 @pytest.mark.parametrize(
     "rule", [Quota(), Threshold(0.9), Factor(1.0), ThresholdOrQuota(0.9), Threshold(1.0)]
 )
-def test_one_is_settled_even_if_it_comes_last(rule: CommitRule) -> None:
+def test_one_is_committed_even_if_it_comes_last(rule: CommitRule) -> None:
     """What comes last has a hundred taken off its confidence."""
     found = torch.tensor([[-100.0, -99.5, -torch.inf], [-torch.inf, -99.9, 0.05]])
     assert rule.choose(found, pace(3, 3, 0, 2)).tolist() == [

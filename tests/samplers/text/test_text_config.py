@@ -1,7 +1,10 @@
-"""Options that mean nothing together are refused, and the message says what to do."""
+"""Options that mean nothing batched are refused, and the message says what to do."""
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from helpers.llada import NEWLINE, PROMPTS, pipeline, tokenizer
 from gensift.config import from_dict, to_dict
 from gensift.errors import ConfigError, UnsupportedPipelineError
 from gensift.pipelines.llada.settings import DecodingSettings
+from samplers.registry import SAMPLERS
 from samplers.text.adablock import AdaBlock
 from samplers.text.building import (
     build_commit,
@@ -22,6 +26,32 @@ from samplers.text.config import TextDecodeConfig
 from samplers.text.decode import TextDecode
 from samplers.text.odd import ODD, ODDConfig
 from samplers.text.windows import Blocks, Sliding
+
+IMPORT = """
+import sys
+from gensift.config import describe
+from samplers.registry import SAMPLERS
+from samplers.text.config import ODDConfig, TextDecodeConfig
+assert len(describe(ODDConfig)) > len(describe(TextDecodeConfig)) > 5
+assert SAMPLERS.about("odd")["config"] == "samplers.text.config:ODDConfig"
+heavy = {"torch", "diffusers", "transformers"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_options_are_read_without_torch() -> None:
+    subprocess.run([sys.executable, "-c", IMPORT], check=True)
+
+
+@pytest.mark.parametrize("sampler", [TextDecode, ODD])
+def test_what_listings_say_is_what_the_class_says(sampler: Any) -> None:
+    about = SAMPLERS.about(sampler.name)
+    module, _, name = about["config"].partition(":")
+    assert getattr(importlib.import_module(module), name) is sampler.config_class
+    assert about["summary"] == sampler.__doc__.splitlines()[0]
+    for attribute in ("modality", "pipelines", "default_model"):
+        assert about[attribute] == getattr(sampler, attribute)
+
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "prefix without blocks": (

@@ -12,7 +12,8 @@ from torch.nn.functional import cosine_similarity
 
 from gensift.pipelines.attention import attend
 from gensift.pipelines.llada.prompts import PromptRows
-from samplers.text.kv.elastic import ElasticCache, ElasticConfig
+from samplers.text.config import ElasticConfig
+from samplers.text.kv.elastic import ElasticCache
 from samplers.text.kv.protocol import Request
 from samplers.text.state import Columns, DecodingState
 

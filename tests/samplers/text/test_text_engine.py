@@ -131,12 +131,12 @@ POLICIES: dict[str, dict[str, Any]] = {
 def test_a_row_alone_is_the_row_in_a_batch(name: str, shift: bool) -> None:
     """Rows of one prompt and of prompts of other lengths, so that it is padded, and in parts."""
     pipe, options = pipeline(layers=3, shift_logits=shift), POLICIES[name]
-    together = run(pipe, **options)
-    assert len(together.unique(dim=0)) == 6
+    batched = run(pipe, **options)
+    assert len(batched.unique(dim=0)) == 6
     for row in (0, 3, 4):
         alone = run(pipe, [PROMPTS[row // 2]], [[FLAT[row]]], **options)
-        assert torch.equal(alone[0], together[row])
-    assert torch.equal(run(pipe, max_rows=4, **options), together)
+        assert torch.equal(alone[0], batched[row])
+    assert torch.equal(run(pipe, max_rows=4, **options), batched)
 
 
 def test_the_order_of_prompts_is_of_no_importance() -> None:
@@ -260,7 +260,7 @@ def test_the_end_may_be_banned(stops: bool) -> None:
     assert EOS not in run(pipe, end_of_text="ban", **options)
 
 
-def test_a_late_end_is_settled_after_all_else() -> None:
+def test_a_late_end_is_committed_after_all_else() -> None:
     """Rows by an oracle: whenever an end is committed, nothing else was proposed."""
     pipe = pipeline(Oracle(vocabulary=6))
     proposals: list[tuple[Tensor, Tensor]] = []
@@ -361,9 +361,12 @@ def test_wrong_calls_are_one_line() -> None:
     pipe = pipeline(layers=1)
     with pytest.raises(ConfigError, match="`gen_lenght` is no argument of text decoding"):
         TextDecode()(pipe, "w1", gen_lenght=3)
-    with pytest.raises(ConfigError, match="A prompt is empty"):
+    with pytest.raises(ConfigError, match="give a text or a list of texts, none empty"):
         TextDecode()(pipe, ["w1", " "])
-    with pytest.raises(ConfigError, match="Seeds for 1 prompts came with 2 prompts"):
+    with pytest.raises(
+        ConfigError,
+        match="give each prompt its own",
+    ):
         TextDecode()(pipe, ["w1", "w2"], seeds=[[1]], gen_length=4)
     with pytest.raises(ConfigError, match="`gen_length` is 64, but the model's context holds 64"):
         TextDecode()(pipe, "w1", gen_length=64)

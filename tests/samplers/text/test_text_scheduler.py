@@ -108,7 +108,7 @@ def test_prompts_do_not_push_each_other(logits: Tensor, sample: Tensor) -> None:
 
 
 @pytest.mark.parametrize("commit", ["quota", "threshold", "factor"])
-def test_our_rules_settle_every_token_and_never_a_mask(commit: str) -> None:
+def test_our_rules_commit_every_token_and_never_a_mask(commit: str) -> None:
     scheduler = DiverseBlockScheduler(alpha=8.0, commit=commit)
     found = sequences(scheduler, threshold=0.4)
     assert not bool((found == MASK).any())
@@ -127,7 +127,7 @@ def test_the_quota_is_even_and_takes_the_surest(logits: Tensor, sample: Tensor) 
     assert torch.equal(out.prev_sample, committed)
 
 
-def test_the_last_step_settles_what_is_left(logits: Tensor, sample: Tensor) -> None:
+def test_the_last_step_commits_what_is_left(logits: Tensor, sample: Tensor) -> None:
     out = step(logits, sample, index=2, alpha=0.0, commit="threshold")
     assert torch.equal(out.transfer_index, sample == MASK)
 

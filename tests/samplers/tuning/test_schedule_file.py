@@ -1,8 +1,8 @@
 """Fractions in a file must name the very steps that were found."""
 
 from gensift.config import from_dict
+from samplers.diffusion.config import TTSnapConfig
 from samplers.diffusion.schedule import Checkpoint, PruningSchedule
-from samplers.diffusion.ttsnap import TTSnapConfig
 from samplers.tuning.schedule_file import fraction_of, generate_config
 
 

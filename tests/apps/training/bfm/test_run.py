@@ -146,7 +146,7 @@ def test_folders_that_are_refused(train: Train, tmp_path: Path) -> None:
         ({"sources": {"vae": "nowhere"}}, "'nowhere' is neither a folder nor"),
         (
             {"sources": {"init": "gone/away"}},
-            "'gone/away' as transformer is not in the local hub cache",
+            "'gone/away' as transformer is not in",
         ),
     ],
 )

@@ -58,7 +58,7 @@ def test_both_models_cost_the_same() -> None:
 
 @pytest.mark.parametrize("recipe", [shapes_bfm, shapes_sit])
 def test_what_is_published_is_small_and_loads(recipe: Any, small: None, tmp_path: Path) -> None:
-    finished = recipe.publish(tmp_path, 3)
+    finished = recipe.publish(tmp_path, 1)
     weights = sum(file.stat().st_size for file in finished.rglob("*.safetensors"))
     assert weights < 8 * MIB
     assert not [f for f in finished.rglob("*.json") if "_name_or_path" in f.read_text()]
@@ -74,20 +74,20 @@ def test_what_is_published_is_small_and_loads(recipe: Any, small: None, tmp_path
 def test_training_goes_on_where_it_was_interrupted(
     recipe: Any, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = recipe.train(tmp_path / "straight", 4).transformer.state_dict()
+    straight = recipe.train(tmp_path / "straight", 2).transformer.state_dict()
     whole, inner = TrainingRun._step, TrainingRun._save
 
     def interrupted(run: TrainingRun, loss: Any) -> Any:
-        if run._done == 2:
+        if run._done == 1:
             inner(run)
             raise KeyboardInterrupt
         return whole(run, loss)
 
     monkeypatch.setattr(TrainingRun, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        recipe.train(tmp_path / "interrupted", 4)
+        recipe.train(tmp_path / "interrupted", 2)
     monkeypatch.setattr(TrainingRun, "_step", whole)
-    again = recipe.train(tmp_path / "interrupted", 4).transformer.state_dict()
+    again = recipe.train(tmp_path / "interrupted", 2).transformer.state_dict()
     assert all(torch.equal(again[name], value) for name, value in straight.items())
 
 

@@ -60,7 +60,7 @@ def published(
     """LLaDA's `generate` for one prompt, position by position.
 
     The mask is never proposed. `block_length` has to divide as it has to there. Returns the
-    response, and per step the block's logits' argmax and the positions settled.
+    response, and per step the block's logits' argmax and the positions committed.
     """
     assert gen_length % block_length == 0
     num_blocks = gen_length // block_length
@@ -128,8 +128,8 @@ def test_greedy_decoding_step_by_step() -> None:
     """Two layers, a prompt of five tokens, eight tokens in two blocks of four, three steps each.
 
     In every step: the model sees prompt and response; the block's masked positions are proposed
-    their most probable tokens; as many as the quota says, the most probable ones, are settled; what
-    is settled stays.
+    their most probable tokens; as many as the quota says, the most probable ones, are committed;
+    what is committed stays.
     """
     pipe = pipeline(layers=2)
     seen: list[dict[str, Tensor]] = []
@@ -235,7 +235,7 @@ def test_guidance_is_the_published_one(cfg_scale: float) -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.35, 1.0])
 @torch.no_grad()
-def test_a_threshold_settles_all_that_are_sure_and_at_least_one(threshold: float) -> None:
+def test_a_threshold_commits_all_that_are_sure_and_at_least_one(threshold: float) -> None:
     pipe = pipeline(layers=2)
     wanted, log = published(
         pipe.transformer, PROMPT, gen_length=12, steps=3, block_length=4, threshold=threshold
@@ -342,7 +342,7 @@ class Told(Stub):
 
 
 def test_a_row_that_has_ended_takes_no_more_steps() -> None:
-    """The end stands at the fourth place and is settled in the fourth of ten steps."""
+    """The end stands at the fourth place and is committed in the fourth of ten steps."""
     pipe = pipeline(Told([11, 12, 13, EOS, 14, 15, 16, 17, 18, 19], 2))
     for stops, count in ((True, 4), (False, 10)):
         steps: list[int] = []
@@ -371,7 +371,7 @@ def test_a_callback_may_change_the_tokens() -> None:
             return None
         tokens = tensors["input_ids"].clone()
         tokens[:, 5 + 3] = 20
-        tokens[:, 5] = MASK  # and take back what may have been settled
+        tokens[:, 5] = MASK  # and take back what may have been committed
         return {"input_ids": tokens}
 
     options: dict[str, Any] = {"gen_length": 6, "num_inference_steps": 6, "eos_early_stop": False}

@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.diversity import LENGTH, POOLINGS, PROTECTED, PUSHING, TABLE, VOCAB, WIDTH, make, push
+from helpers.diversity import (
+    LENGTH,
+    POOLINGS,
+    PROTECTED,
+    REPELLING,
+    TABLE,
+    VOCAB,
+    WIDTH,
+    diversified,
+    make,
+)
 from torch import Tensor
 
 from samplers.text.diversity.candidates import Candidates
@@ -118,7 +128,7 @@ def reference_dpp(given: Candidates, config: DiversityConfig) -> Tensor:
 
 def assert_as_defined(given: Candidates, **options: Any) -> None:
     expected = reference(given, DiversityConfig(**options))
-    found = push(given, **options).logits
+    found = diversified(given, **options).logits
     assert (found - expected).abs().max() < 1e-5
     assert (found - given.logits).abs().max() > 0.1
 
@@ -143,14 +153,14 @@ def test_odd_is_autograd_of_its_definition(
     config = DiversityConfig(
         **options, top_k=min(top_k, VOCAB), quality=weighs, quality_gradient=differentiates
     )
-    found = push(
+    found = diversified(
         given, **options, top_k=top_k, quality=weighs, quality_gradient=differentiates
     ).logits
     assert (found - reference(given, config)).abs().max() < 1e-5
     assert (found - given.logits).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("strategy", PUSHING)
+@pytest.mark.parametrize("strategy", REPELLING)
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("features", ["probabilities", "embeddings"])
 def test_every_strategy_is_autograd_of_its_definition(
@@ -159,19 +169,19 @@ def test_every_strategy_is_autograd_of_its_definition(
     assert_as_defined(make(seed=1), strategy=strategy, pooling=pooling, features=features)
 
 
-@pytest.mark.parametrize("strategy", PUSHING)
+@pytest.mark.parametrize("strategy", REPELLING)
 def test_special_tokens_may_be_left_out_of_the_comparison(strategy: str) -> None:
     given = make()
     assert bool((given.tokens[given.is_committed] == 17).any())
     assert_as_defined(given, strategy=strategy, drop_committed_special=True)
     kept, dropped = (
-        push(given, strategy=strategy, drop_committed_special=drops).logits
+        diversified(given, strategy=strategy, drop_committed_special=drops).logits
         for drops in (False, True)
     )
     assert not torch.equal(kept, dropped)
 
 
-@pytest.mark.parametrize("strategy", PUSHING)
+@pytest.mark.parametrize("strategy", REPELLING)
 def test_many_rows_with_everything_open(strategy: str) -> None:
     every = torch.arange(WIDTH).expand(8, WIDTH)
     given = make(
@@ -183,7 +193,7 @@ def test_many_rows_with_everything_open(strategy: str) -> None:
     assert_as_defined(given, strategy=strategy)
 
 
-@pytest.mark.parametrize("strategy", PUSHING)
+@pytest.mark.parametrize("strategy", REPELLING)
 def test_a_finished_row_counts(strategy: str) -> None:
     given = make()
     is_open = given.is_open.clone()

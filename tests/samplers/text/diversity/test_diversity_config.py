@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.diversity import make, push
+from helpers.diversity import diversified, make
 
 from gensift.config import describe, from_dict, to_dict
 from gensift.errors import ConfigError
@@ -52,4 +52,4 @@ def test_embeddings_are_asked_for_when_missing() -> None:
 
 def test_dpp_refuses_a_history() -> None:
     with pytest.raises(ConfigError, match="in one batch"):
-        push(make(), torch.zeros(0, 40), strategy="dpp")
+        diversified(make(), torch.zeros(0, 40), strategy="dpp")

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.diversity import LENGTH, POOLINGS, PROTECTED, PUSHING, VOCAB, generator, make, push
+from helpers.diversity import (
+    LENGTH,
+    POOLINGS,
+    PROTECTED,
+    REPELLING,
+    VOCAB,
+    diversified,
+    generator,
+    make,
+)
 from torch import Tensor
 
 from samplers.text.diversity.candidates import Candidates
@@ -26,7 +35,7 @@ def all_open(row: Tensor) -> Candidates:
 
 
 def definition(given: Candidates) -> Tensor:
-    """The push of row 1, by autograd in float64."""
+    """The move of row 1, by autograd in float64."""
     probabilities = [row.double().requires_grad_().softmax(-1) for row in given.logits]
     logits = given.logits[1].double().requires_grad_()
     probabilities[1] = logits.softmax(-1)
@@ -42,10 +51,10 @@ def definition(given: Candidates) -> Tensor:
 
 
 def found(given: Candidates, **options: Any) -> Tensor:
-    """The push of row 1."""
-    # From logits in float64, whose rounding would hide a small push.
+    """The move of row 1."""
+    # From logits in float64, whose rounding would hide a small move.
     wide = dataclasses.replace(given, logits=given.logits.double())
-    return push(wide, **options).logits[1] - wide.logits[1]
+    return diversified(wide, **options).logits[1] - wide.logits[1]
 
 
 def certain(missing: float, token: int) -> Tensor:
@@ -77,8 +86,8 @@ def test_of_equal_positions_the_first_is_moved() -> None:
 
 
 @pytest.mark.parametrize("missing", [1e-2, 1e-4, 1e-6])
-def test_a_certain_position_is_pushed_the_right_way(missing: float) -> None:
-    """Alone, and beside one that is not certain, against which its push is tiny."""
+def test_a_certain_position_is_moved_the_right_way(missing: float) -> None:
+    """Alone, and beside one that is not certain, against which its move is tiny."""
     position = certain(missing, 5)
     # All that tells P from 1 in float32.
     tolerance = 1e-5 + 2 * torch.finfo(torch.float32).eps / missing
@@ -89,7 +98,7 @@ def test_a_certain_position_is_pushed_the_right_way(missing: float) -> None:
         assert float(error.max()) < tolerance
 
 
-@pytest.mark.parametrize("strategy", PUSHING)
+@pytest.mark.parametrize("strategy", REPELLING)
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("top_k", [0, 4])
 def test_what_is_ruled_out_stays_so(strategy: str, pooling: str, top_k: int) -> None:
@@ -97,7 +106,7 @@ def test_what_is_ruled_out_stays_so(strategy: str, pooling: str, top_k: int) -> 
     logits = given.logits.clone()
     logits[..., 20] = logits[:, 1, 21] = -torch.inf
     given = dataclasses.replace(given, logits=logits)
-    pushed = push(given, strategy=strategy, pooling=pooling, top_k=top_k).logits
-    assert torch.equal(pushed.isneginf(), logits.isneginf())
-    assert not bool(pushed.isnan().any())
-    assert bool((pushed[3] != logits[3]).any())
+    moved = diversified(given, strategy=strategy, pooling=pooling, top_k=top_k).logits
+    assert torch.equal(moved.isneginf(), logits.isneginf())
+    assert not bool(moved.isnan().any())
+    assert bool((moved[3] != logits[3]).any())

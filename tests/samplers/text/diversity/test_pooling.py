@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from samplers.text.diversity.candidates import Candidates
+from samplers.text.diversity.gradient import Columns
 from samplers.text.diversity.pooling import pool
-from samplers.text.diversity.row import read_row
+from samplers.text.diversity.rows import RowReader
 
 VOCAB = 40
 
@@ -27,7 +28,12 @@ def test_the_first_of_equal_maxima_counts(is_open_first: bool) -> None:
         seeds=[0],
         step=0,
     )
-    row = read_row(given, 0, logits, top_k=0, dropped=torch.tensor([], dtype=torch.int64))
-    pooled = pool(row, "max", None)
-    assert float(pooled.vector[16]) == 1.0
-    assert float(pooled.vjp(torch.ones(VOCAB))[0, 16]) == float(is_open_first)
+    nothing = torch.tensor([], dtype=torch.int64)
+    reader = RowReader(given.stacked(), top_k=0, dropped=nothing, most_rows=1)
+    rows = reader.read(given.logits[None], slice(0, 1))
+    pooled = pool(rows, "max", None)
+    assert float(pooled.vectors[0, 16]) == 1.0
+    gradient = pooled.vjp(torch.ones(1, VOCAB))
+    assert isinstance(gradient, Columns)
+    assert float(gradient.values[0, 16]) == float(is_open_first)
+    assert int(gradient.winners[0, 16]) == 0

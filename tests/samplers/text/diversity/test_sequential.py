@@ -6,7 +6,17 @@ import dataclasses
 
 import pytest
 import torch
-from helpers.diversity import POOLINGS, PROTECTED, ROWS, SEQUENTIAL, VOCAB, alike, make, part, push
+from helpers.diversity import (
+    POOLINGS,
+    PROTECTED,
+    ROWS,
+    SEQUENTIAL,
+    VOCAB,
+    alike,
+    diversified,
+    make,
+    part,
+)
 from helpers.diversity import generator as seeded
 
 from samplers.text.diversity.config import DiversityConfig
@@ -20,42 +30,42 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_equal_rows_part_and_do_so_again(strategy: str, pooling: str, dtype: torch.dtype) -> None:
     given = alike(dtype)
-    found = push(given, strategy=strategy, pooling=pooling)
+    found = diversified(given, strategy=strategy, pooling=pooling)
     assert torch.equal(found.logits[0], given.logits[0])
     for row in (1, 2):
         largest = (found.logits[row] - given.logits[row]).float().norm(dim=-1).max()
         assert float(largest) == pytest.approx(2.0, rel=0.02)
     assert not torch.allclose(found.logits[1].float(), found.logits[2].float(), atol=0.1)
-    assert torch.equal(push(given, strategy=strategy, pooling=pooling).logits, found.logits)
+    assert torch.equal(diversified(given, strategy=strategy, pooling=pooling).logits, found.logits)
 
 
 @pytest.mark.parametrize("strategy", ["odd", "orthogonal-projection"])
 def test_seed_and_step_decide_where_equal_rows_go(strategy: str) -> None:
     given = alike()
-    found = push(given, strategy=strategy).logits
+    found = diversified(given, strategy=strategy).logits
     other_seed = dataclasses.replace(given, seeds=[0, 1, 7])
-    assert torch.equal(push(other_seed, strategy=strategy).logits[:2], found[:2])
-    assert not torch.equal(push(other_seed, strategy=strategy).logits[2], found[2])
+    assert torch.equal(diversified(other_seed, strategy=strategy).logits[:2], found[:2])
+    assert not torch.equal(diversified(other_seed, strategy=strategy).logits[2], found[2])
     other_step = dataclasses.replace(given, step=given.step + 1)
-    assert not torch.equal(push(other_step, strategy=strategy).logits[1], found[1])
+    assert not torch.equal(diversified(other_step, strategy=strategy).logits[1], found[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("strategy", ["odd", "orthogonal-projection"])
 def test_equal_rows_stay_equal_when_skipped(strategy: str, dtype: torch.dtype) -> None:
     given = alike(dtype)
-    found = push(given, strategy=strategy, on_duplicate="skip")
+    found = diversified(given, strategy=strategy, on_duplicate="skip")
     assert torch.equal(found.logits, given.logits)
     assert len(found.basis) == 1
 
 
-def test_near_duplicates_are_pushed_officially_only() -> None:
+def test_near_duplicates_are_moved_officially_only() -> None:
     """A residual of about 1e-4: a duplicate by our rule, a direction by the published one."""
     given = alike()
     noise = 3e-4 * torch.randn(given.logits.shape, generator=seeded(4))
     given = dataclasses.replace(given, logits=given.logits + noise)
-    assert torch.equal(push(given, on_duplicate="skip").logits, given.logits)
-    official = push(given, on_duplicate="official").logits
+    assert torch.equal(diversified(given, on_duplicate="skip").logits, given.logits)
+    official = diversified(given, on_duplicate="official").logits
     assert all(not torch.equal(official[row], given.logits[row]) for row in (1, 2))
 
 
@@ -63,8 +73,8 @@ def test_finished_duplicates_add_no_random_direction() -> None:
     given = alike()
     is_open = given.is_open.clone()
     is_open[1:] = False
-    # Row 0 is open; rows 1 and 2 are finished and equal, so they add one direction together.
-    assert len(push(dataclasses.replace(given, is_open=is_open)).basis) == 2
+    # Row 0 is open; rows 1 and 2 are finished and equal, so they add one direction between them.
+    assert len(diversified(dataclasses.replace(given, is_open=is_open)).basis) == 2
 
 
 @pytest.mark.parametrize("strategy", SEQUENTIAL)
@@ -76,10 +86,10 @@ def test_two_chunks_with_a_history_are_one_call(
 ) -> None:
     given = alike(rows=ROWS) if is_alike else make()
     options = {"strategy": strategy, "pooling": pooling}
-    whole = push(given, **options)
-    first = push(part(given, slice(cut)), **options)
+    whole = diversified(given, **options)
+    first = diversified(part(given, slice(cut)), **options)
     history = first.basis.clone()
-    second = push(part(given, slice(cut, None)), first.basis, **options)
+    second = diversified(part(given, slice(cut, None)), first.basis, **options)
     assert torch.equal(torch.cat([first.logits, second.logits]), whole.logits)
     assert torch.equal(second.basis, whole.basis)
     assert torch.equal(torch.cat([first.quality, second.quality]), whole.quality)
@@ -89,7 +99,7 @@ def test_two_chunks_with_a_history_are_one_call(
 @pytest.mark.parametrize("strategy", SEQUENTIAL)
 @pytest.mark.parametrize("is_alike", [False, True])
 def test_the_basis_is_orthonormal(strategy: str, is_alike: bool) -> None:
-    basis = push(alike(rows=6) if is_alike else make(rows=6), strategy=strategy).basis
+    basis = diversified(alike(rows=6) if is_alike else make(rows=6), strategy=strategy).basis
     assert basis.dtype == torch.float32
     assert torch.allclose(basis @ basis.mT, torch.eye(len(basis)), atol=1e-6)
     assert len(basis) == 6
@@ -97,8 +107,8 @@ def test_the_basis_is_orthonormal(strategy: str, is_alike: bool) -> None:
 
 def test_later_rows_have_no_say() -> None:
     given = make()
-    whole = push(given).logits
-    assert torch.equal(push(part(given, slice(2))).logits, whole[:2])
+    whole = diversified(given).logits
+    assert torch.equal(diversified(part(given, slice(2))).logits, whole[:2])
 
 
 @pytest.mark.parametrize("strategy", ["odd", "orthogonal-projection", "dpp"])
@@ -110,17 +120,19 @@ def test_names_of_tokens_do_not_matter(strategy: str) -> None:
     found = Diversifier(config, protected=renamed[list(PROTECTED)].tolist())(
         dataclasses.replace(given, logits=given.logits[..., order], tokens=renamed[given.tokens])
     )
-    expected = push(given, strategy=strategy).logits[..., order]
+    expected = diversified(given, strategy=strategy).logits[..., order]
     assert torch.allclose(found.logits, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["odd", "orthogonal-projection"])
-def test_a_push_leads_out_of_the_span_of_earlier_rows(strategy: str) -> None:
+def test_a_move_leads_out_of_the_span_of_earlier_rows(strategy: str) -> None:
     given = dataclasses.replace(make(), strength=torch.full((ROWS,), 0.5))
     options = {"strategy": strategy, "quality_gradient": False}
-    earlier = push(part(given, slice(ROWS - 1)), **options).basis
+    earlier = diversified(part(given, slice(ROWS - 1)), **options).basis
     row = part(given, slice(ROWS - 1, None))
-    moved = dataclasses.replace(row, logits=push(row, earlier, **options).logits)
+    moved = dataclasses.replace(row, logits=diversified(row, earlier, **options).logits)
     # What a lone row adds to an empty basis is its unit feature.
-    before, after = ((earlier @ push(one, **options).basis[0]).norm() for one in (row, moved))
+    before, after = (
+        (earlier @ diversified(one, **options).basis[0]).norm() for one in (row, moved)
+    )
     assert after < before

@@ -6,9 +6,10 @@ import dataclasses
 
 import pytest
 import torch
-from helpers.diversity import PROTECTED, make
+from helpers.diversity import POOLINGS, PROTECTED, REPELLING, TABLE, VOCAB, WIDTH, make
 
-from samplers.text.diversity.batched import fits_together
+from samplers.text.diversity import diversify as diversify_module
+from samplers.text.diversity import engine
 from samplers.text.diversity.candidates import Candidates
 from samplers.text.diversity.config import DiversityConfig
 from samplers.text.diversity.diversify import Diversifier
@@ -65,16 +66,15 @@ def directions(basis: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("with_history", [False, True])
-def test_prompts_together_are_prompts_alone(prompts, options, with_history: bool) -> None:
+def test_batched_prompts_are_prompts_alone(prompts, options, with_history: bool) -> None:
     diversify = Diversifier(DiversityConfig(**options), protected=PROTECTED)
     histories = [None] * 3
     if with_history:
         earlier = [ascending(make(rows=2 + index, seed=7 + index)) for index in range(3)]
         histories = [diversify(one).basis for one in earlier]
-    together = stacked(prompts)
-    assert fits_together(diversify.config, together)
+    batched = stacked(prompts)
     seeds = [one.seeds for one in prompts]
-    found = diversify.of_prompts(together, seeds, histories)
+    found = diversify.of_prompts(batched, seeds, histories)
     for own, outcome, history in zip(prompts, found, histories, strict=True):
         alone = diversify(own, history)
         assert torch.allclose(outcome.logits, alone.logits, atol=1e-5)
@@ -83,16 +83,47 @@ def test_prompts_together_are_prompts_alone(prompts, options, with_history: bool
         assert torch.allclose(outcome.quality, alone.quality, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"pooling": "mean"}, {"top_k": 3}, {"strategy": "dpp"}])
-def test_other_settings_go_prompt_by_prompt(prompts, options) -> None:
-    diversify = Diversifier(DiversityConfig(**options), protected=PROTECTED)
-    together = stacked(prompts)
-    assert not fits_together(diversify.config, together)
+@pytest.mark.parametrize("strategy", REPELLING)
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("features", ["probabilities", "embeddings"])
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_batched_prompts_are_prompts_alone_in_all_settings(
+    prompts, strategy: str, pooling: str, features: str, top_k: int
+) -> None:
+    config = DiversityConfig(strategy=strategy, pooling=pooling, features=features, top_k=top_k)
+    diversify = Diversifier(config, protected=PROTECTED, embeddings=TABLE)
     seeds = [one.seeds for one in prompts]
-    for own, outcome in zip(
-        prompts, diversify.of_prompts(together, seeds, [None] * 3), strict=True
-    ):
+    found = diversify.of_prompts(stacked(prompts), seeds, [None] * 3)
+    for own, outcome in zip(prompts, found, strict=True):
+        alone = diversify(own)
+        assert torch.allclose(outcome.logits, alone.logits, atol=1e-4)
+        assert torch.equal(outcome.logits == own.logits, alone.logits == own.logits)
+        assert torch.allclose(directions(outcome.basis), alone.basis, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"pooling": "mean"}, {"top_k": 3}, {"strategy": "dpp"}])
+def test_other_settings_are_the_same_to_the_bit(prompts, options) -> None:
+    diversify = Diversifier(DiversityConfig(**options), protected=PROTECTED)
+    found = diversify.of_prompts(stacked(prompts), [one.seeds for one in prompts], [None] * 3)
+    for own, outcome in zip(prompts, found, strict=True):
         assert torch.equal(outcome.logits, diversify(own).logits)
+
+
+@pytest.mark.parametrize("strategy", REPELLING)
+@pytest.mark.parametrize("most", [1, 2 * WIDTH * VOCAB, 4 * WIDTH * VOCAB, 7 * WIDTH * VOCAB])
+def test_chunks_of_any_size_are_one_batch(prompts, monkeypatch, strategy: str, most: int) -> None:
+    """One row at a time, some rows, some prompts: as with vocabularies of any size."""
+    diversify = Diversifier(DiversityConfig(strategy=strategy), protected=PROTECTED)
+    seeds = [one.seeds for one in prompts]
+    whole = diversify.of_prompts(stacked(prompts), seeds, [None] * 3)
+    for module in (engine, diversify_module):
+        monkeypatch.setattr(module, "MOST_LOGITS", most)
+    for one, other in zip(
+        whole, diversify.of_prompts(stacked(prompts), seeds, [None] * 3), strict=True
+    ):
+        assert torch.allclose(one.logits, other.logits, atol=1e-5)
+        assert torch.allclose(one.basis, other.basis, atol=1e-5)
+        assert torch.allclose(one.quality, other.quality, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 
-def as_tensor(value: Any) -> Tensor | None:
+def as_tensor(value: object) -> Tensor | None:
     """A tensor `(rows, ...)`; of a list of rows one tensor, or None where their shapes differ.
 
     None also where a row is several tensors, as in Z-Image with pictures as further input.
     """
     if isinstance(value, Tensor):
         return value
-    if not value or any(not isinstance(row, Tensor) for row in value):
+    if not isinstance(value, Sequence):
         return None
-    if any(row.shape != value[0].shape for row in value):
+    rows = [row for row in value if isinstance(row, Tensor)]
+    if not rows or len(rows) < len(value) or any(row.shape != rows[0].shape for row in rows):
         return None
-    return torch.stack(list(value))
+    return torch.stack(rows)
 
 
-def prediction_in(output: Any) -> Any:
+def prediction_in(output: object) -> object:
     """The denoiser's prediction inside its output: a tensor, or a list of rows."""
     if isinstance(output, Mapping):  # diffusers' output dataclasses are mappings
         return next(iter(output.values()))
     return output[0] if isinstance(output, tuple) else output
 
 
-def with_prediction(output: Any, prediction: Tensor) -> Any:
+def with_prediction(output: object, prediction: Tensor) -> object:
     """`output` with another prediction, in the form of its own."""
     own = prediction_in(output)
     value = list(prediction.unbind(0)) if isinstance(own, list) else prediction
     if isinstance(output, Mapping):
         name, *others = output
-        return type(output)(**{name: value, **{key: output[key] for key in others}})
+        make: Callable[..., object] = type(output)
+        return make(**{name: value, **{key: output[key] for key in others}})
     return (value, *output[1:]) if isinstance(output, tuple) else value
 
 
