@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gensift.errors import ConfigError, nearest_hint
-from gensift.protocols import CallArguments
+from gensift.protocols import CallArguments, JsonObject
+from gensift.randomness import candidate_seeds
 
 TEXT_COLUMNS = ("prompt", "prompts", "text", "caption", "captions")
 """Columns or keys that hold prompts, in any case; the first of these that is there counts."""
@@ -45,7 +46,21 @@ class PromptRow:
     @property
     def settings(self) -> tuple[str, ...]:
         """Names of what is set for this prompt alone."""
-        return (*(() if self.seed is None else ("seed",)), *self.call)
+        return tuple(self.own)
+
+    @property
+    def own(self) -> JsonObject:
+        """What is set for this prompt alone, by name."""
+        return {**({} if self.seed is None else {"seed": self.seed}), **self.call}
+
+    def seeds(self, run_seed: int, index: int, count: int) -> list[int]:
+        """Seeds of the candidates of prompt `index`.
+
+        With a seed of its own a prompt has those that it has alone in a run of that seed.
+        """
+        if self.seed is None:
+            return candidate_seeds(run_seed, index, count)
+        return candidate_seeds(self.seed, 0, count)
 
 
 def read_rows(path: str | Path, column: str | None = None) -> list[PromptRow]:
