@@ -71,6 +71,8 @@ def prepare(
     reward_names = options.reward or modality.default_rewards(model)
     check_reward_names(reward_names)
     of_rewards = reward_options(options, reward_names)
+    if options.cache is not None:
+        check_cache(options.cache)
     load = load or load_models
     pipeline, rewards = load(options, model, of_rewards, exchange, modality=modality)
     resolved = modality.resolve_call(options, pipeline)
@@ -231,6 +233,13 @@ def load_model(
         scheduler=options.scheduler,
         cpu_offload=options.cpu_offload,
     )
+
+
+def check_cache(spec: str) -> None:
+    """Refuse a cache profile that cannot be read, before any model is."""
+    from caches.enable import check_cache as check_profile
+
+    check_profile(spec)
 
 
 def put_on_cache(pipeline: Pipeline, spec: str) -> JsonObject:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from gensift.errors import ConfigError, nearest_hint
 from gensift.protocols import CallArguments, JsonObject
@@ -175,7 +175,7 @@ def _read_tsv(text: str, column: str | None) -> NumberedRows:
         rows = list(_read_table(text, column, "\t", 0))
     except csv.Error:
         # Quotes are but characters in many such files, and then need not be closed.
-        rows = list(_read_table(text, column, "\t", 0, quoting=csv.QUOTE_NONE))
+        rows = list(_read_table(text, column, "\t", 0, is_quoted=False))
     yield from rows
 
 
@@ -196,13 +196,13 @@ def _delimiter_of(text: str, column: str | None) -> str:
 
 
 def _read_table(
-    text: str, column: str | None, delimiter: str, skipped: int, quoting: int = csv.QUOTE_MINIMAL
+    text: str, column: str | None, delimiter: str, skipped: int, is_quoted: bool = True
 ) -> NumberedRows:
     """Rows with the number of the line that they end on, after `skipped` lines before `text`."""
     # Quoted fields keep their line breaks as they are.
     lines = io.StringIO(text, newline="")
-    is_strict = quoting != csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=delimiter, strict=is_strict, quoting=quoting)
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=delimiter, strict=is_quoted, quoting=quoting)
     try:
         head = [name.strip() for name in next(reader, [])]
         name = _text_column(head, column)
@@ -292,7 +292,7 @@ def _row(record: Record, name: str, where: int | str) -> PromptRow:
         for key, value in record.items()
         if key != name and value is not None and str(value).strip()
     }
-    sizes = {
+    sizes: JsonObject = {
         key: _whole(given[key], f"{where} has {key}", at_least=1)
         for key in ("width", "height")
         if key in given

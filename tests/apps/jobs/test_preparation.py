@@ -1,4 +1,4 @@
-"""What a file sets for single prompts reaches their candidates, and what a run goes on with."""
+"""Single prompts keep their settings, and what is wrong is refused before weights are read."""
 
 from __future__ import annotations
 
@@ -52,3 +52,17 @@ def test_what_the_pipeline_does_not_take_is_refused(generate: Any, tmp_path: Pat
     (tmp_path / "p.csv").write_text("prompt,negative prompt\na,blur\n")
     assert "sets negative_prompt, which FakePipeline does not take" in generate(*ARGUMENTS).error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_a_bad_profile_is_refused_before_a_model_is_loaded(
+    generate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    def refuse(*given: object, **options: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("apps.jobs.preparation.load_models", refuse)
+    if content is not None:
+        (tmp_path / "profile.json").write_text(content)
+    (tmp_path / "p.csv").write_text("prompt\na\n")
+    assert "profile.json" in generate(*ARGUMENTS, "--cache", "profile.json").error
