@@ -1,0 +1,3 @@
+"""What people start: commands, jobs, the page, and training."""
+
+PART_OF = "gensift"

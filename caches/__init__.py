@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from caches.ertacache.config import ERTACacheConfig
     from caches.registry import CACHES
 
+PART_OF = "gensift"
+
 # Public name -> module. Resolved on first use: listing the names of caches must not import torch.
 _PUBLIC = {
     "Cache": "cache",

@@ -58,14 +58,31 @@ def make_cache(pipe: Pipeline, cache: str | Path | CacheConfig) -> Cache:
     if not isinstance(cache, str | Path):
         return method_of(cache)(cache)
     if isinstance(cache, str) and cache in CACHES.names():
-        path = profile_of_model(pipe, cache)
-    else:
-        path = Path(cache)
-        if not path.is_file():
-            raise ConfigError(
-                f"Cache {str(cache)!r} is neither a profile file nor one of "
-                f"{', '.join(CACHES.names())}; make a profile with `gensift calibrate`."
-            )
+        return _of_profile(profile_of_model(pipe, cache))
+    return _of_profile(_profile_file(cache))
+
+
+def check_cache(cache: str) -> None:
+    """Refuse, before a model is loaded, a profile file that cannot be used with any.
+
+    Raises:
+        ConfigError: there is no such file, or it is damaged.
+    """
+    if cache not in CACHES.names():
+        _of_profile(_profile_file(cache))
+
+
+def _profile_file(cache: str | Path) -> Path:
+    path = Path(cache)
+    if not path.is_file():
+        raise ConfigError(
+            f"Cache {str(cache)!r} is neither a profile file nor one of "
+            f"{', '.join(CACHES.names())}; make a profile with `gensift calibrate`."
+        )
+    return path
+
+
+def _of_profile(path: Path) -> Cache:
     method = CACHES.get(read_profile(path).cache)
     return method(read_config(path, method.name, method.config_class))
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rewards.registry import REWARDS, load_reward
     from rewards.shapes import ShapesVerifierReward, shapes_clip
 
+PART_OF = "gensift"
+
 # Public name -> module. Resolved on first use: listing the names of rewards must not import torch.
 _PUBLIC = {
     "AestheticReward": "aesthetic",

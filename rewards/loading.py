@@ -12,6 +12,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gensift.errors import ConfigError
+from gensift.hub import (
+    foreign_errors,
+    is_hub_id,
+    is_offline,
+    one_line,
+)
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 UNREADABLE = (
@@ -26,8 +32,6 @@ UNREADABLE = (
 )
 """What the readers of checkpoints, configs and tokenizers raise on files that are absent or bad."""
 
-_PROBE_TIMEOUT_S = 10
-
 
 def check_dtype(dtype: torch.dtype) -> None:
     """Refuse what reward models are not computed in.
@@ -37,11 +41,6 @@ def check_dtype(dtype: torch.dtype) -> None:
     """
     if dtype not in PRECISIONS:
         raise ConfigError(f"dtype is {dtype}; allowed: {', '.join(map(str, PRECISIONS))}.")
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error of another library, short enough to quote."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def refuse_pickle(files: list[str], allow_pickle: bool) -> None:
@@ -82,7 +81,7 @@ def find_checkpoint(source: str, filename: str, *, allow_pickle: bool) -> str:
     if path.is_file():
         refuse_pickle([str(path)], allow_pickle)
         return str(path)
-    if not _is_hub_id(source):
+    if not is_hub_id(source):
         raise ConfigError(
             f"Checkpoint {source!r} is not there; give a file, a folder with {filename}, or a hub "
             "id as OWNER/NAME."
@@ -90,32 +89,10 @@ def find_checkpoint(source: str, filename: str, *, allow_pickle: bool) -> str:
     refuse_pickle([f"{source}/{filename}"], allow_pickle)
     from huggingface_hub import hf_hub_download
 
-    try:
-        return str(hf_hub_download(source, filename, local_files_only=_is_hub_away(source)))
-    except UNREADABLE as error:
-        raise ConfigError(
-            f"{filename} of hub model {source!r} cannot be fetched: {one_line(error)}. Check the "
-            "name and the network, or give a local file."
-        ) from error
-
-
-def _is_hub_id(source: str) -> bool:
-    owner, _, name = source.partition("/")
-    return bool(owner and name) and "/" not in name and not source.startswith((".", "~"))
-
-
-def _is_hub_away(source: str) -> bool:
-    """Whether only downloaded files can be had; asked once, as the hub's own retries take long."""
-    from huggingface_hub import constants, get_session
-
-    is_local = Path(source).exists() or source.startswith(("/", ".", "~"))
-    if constants.HF_HUB_OFFLINE or is_local:
-        return True
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_PROBE_TIMEOUT_S)
-    except Exception:  # of the HTTP client, which differs between versions of the hub
-        return True
-    return False
+    with foreign_errors(
+        f"{filename} of hub model {source!r}", "Check the name, or give a local file", source
+    ):
+        return str(hf_hub_download(source, filename, local_files_only=is_offline(source)))
 
 
 def read_checkpoint(file: str) -> dict[str, Tensor]:
@@ -186,21 +163,17 @@ def load_clip(source: str, *, allow_pickle: bool = False) -> Any:
     """
     from transformers import CLIPModel
 
-    try:
+    advice = "Check the name, or give a folder with config.json and model.safetensors"
+    with foreign_errors(f"Model {source!r}", advice, source):
         model, report = CLIPModel.from_pretrained(
             source,
             dtype=torch.float32,
             use_safetensors=None if allow_pickle else True,
             weights_only=True,
-            local_files_only=_is_hub_away(source),
+            local_files_only=is_offline(source),
             ignore_mismatched_sizes=True,  # reported below, by name
             output_loading_info=True,
         )
-    except UNREADABLE as error:
-        raise ConfigError(
-            f"Model {source!r} cannot be loaded: {one_line(error)}. Check the name and the "
-            "network, or give a folder with config.json and model.safetensors."
-        ) from error
     reported = {
         "lacks": report["missing_keys"],
         "has in another shape": [key for key, *_ in report["mismatched_keys"]],
@@ -227,10 +200,7 @@ def load_tokenizer(source: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(source, local_files_only=_is_hub_away(source))
-    except UNREADABLE as error:
-        raise ConfigError(
-            f"Tokenizer {source!r} cannot be loaded: {one_line(error)}. Check the name and the "
-            "network, or give a folder that holds its files."
-        ) from error
+    with foreign_errors(
+        f"Tokenizer {source!r}", "Check the name, or give a folder that holds its files", source
+    ):
+        return AutoTokenizer.from_pretrained(source, local_files_only=is_offline(source))

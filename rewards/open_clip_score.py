@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from gensift.errors import ConfigError, nearest_hint
+from gensift.hub import foreign_errors
 from gensift.pipelines.loading import resolve_device
-from rewards.loading import PRECISIONS, UNREADABLE, check_dtype, one_line, refuse_pickle
+from rewards.loading import PRECISIONS, check_dtype, refuse_pickle
 from rewards.network import NetworkReward
 from rewards.preprocess import Preprocess
 from rewards.protocol import Images
@@ -181,7 +182,11 @@ def create_open_clip(
     if model not in open_clip.list_models() and Path(model).is_dir():
         model = _LOCAL + model
     has_own_weights = model.startswith((_LOCAL, _HUB))
-    try:
+    with foreign_errors(
+        f"open_clip model {model!r}",
+        "Check the name and that the files are complete, or give a local folder",
+        hub_source(model, pretrained),
+    ):
         tag = {} if has_own_weights else _tag_config(model, pretrained)
         refuse_pickle(_weight_files(model, pretrained, tag), allow_pickle)
         loaded = open_clip.create_model(
@@ -194,13 +199,16 @@ def create_open_clip(
             weights_only=True,
         )
         return loaded, open_clip.get_tokenizer(model)
-    except ConfigError:
-        raise
-    except UNREADABLE as error:
-        raise ConfigError(
-            f"open_clip model {model!r} cannot be loaded: {one_line(error)}. Check the name, the "
-            "network, or that the files are complete."
-        ) from error
+
+
+def hub_source(model: str, pretrained: str) -> str:
+    """The hub id that an open_clip model comes from; empty for one that comes from elsewhere."""
+    import open_clip
+
+    if model.startswith(_HUB):
+        return model.removeprefix(_HUB)
+    tag = open_clip.get_pretrained_cfg(model.replace("/", "-"), pretrained)
+    return "/".join(tag.get("hf_hub", "").split("/")[:2])
 
 
 def _tag_config(model: str, pretrained: str) -> dict[str, Any]:

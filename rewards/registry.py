@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from gensift.errors import ConfigError, MissingExtraError, UnknownNameError, nearest_hint
+from gensift.hub import check_available
 from gensift.registry import Registry
 from gensift.zoo.catalog import ZOO, model_folder
 
@@ -94,6 +96,40 @@ def load_reward(
         raise UnknownNameError(f"{error} For your own, give module:function.") from error
     _check_options(spec, loader, options)
     return _with_noise_awareness(loader(device=device, **options), spec, noise_aware)
+
+
+def check_reward(spec: str, options: Mapping[str, Any]) -> None:
+    """Refuse a reward that cannot be had, without loading its weights.
+
+    Args:
+        spec: as in `load_reward`.
+        options: of its loader; a loader says by `hub_source` beside it in its module what it
+            fetches where the options do not name it themselves.
+
+    Raises:
+        GensiftError: as `load_reward` would; a `ConfigError` where it needs a model that is not in
+            the local hub cache while the hub cannot be reached.
+    """
+    if ":" in spec:
+        _import_reward(spec)
+        return
+    loader = REWARDS.get(spec)
+    given = {name: value for name, value in options.items() if name != "noise_aware"}
+    _check_options(spec, loader, given)
+    bound = inspect.signature(loader).bind(device="cpu", **given)
+    bound.apply_defaults()
+    for source in _hub_sources(loader, bound.arguments):
+        advice = "Give local files by --reward-option, or another --reward"
+        check_available(source, f"Model {source!r} of reward {spec!r}", advice)
+
+
+def _hub_sources(loader: Callable[..., Reward], arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Hub ids that a loader fetches: those among its arguments, and what its module knows."""
+    own = getattr(sys.modules.get(getattr(loader, "__module__", "")), "hub_source", None)
+    if own is not None:
+        names = inspect.signature(own).parameters
+        yield own(**{name: arguments[name] for name in names})
+    yield from (value for value in arguments.values() if isinstance(value, str))
 
 
 def _with_noise_awareness(reward: Reward, spec: str, noise_aware: str | bool) -> Reward:

@@ -10,10 +10,12 @@ from typing import cast
 
 import typer
 
-from apps.console import accept_all_characters, log, plain_warnings, say
+from apps.console import accept_all_characters, log, plain_warnings, say, write
+from gensift import __version__
 from gensift.errors import GensiftError, ProcessLostError
 from samplers.exchange import ALONE, Exchange
 
+VERSION = "--version"
 USER_ERROR = 2
 PROCESS_LOST = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -47,6 +49,10 @@ def run(
     the `processes` is that of all, and said once.
     """
     accept_all_characters()
+    if next((text for text in argv if text.startswith("-")), None) == VERSION:
+        # The first option, so it is the value of none.
+        write(f"gensift {__version__}")
+        return 0
     with plain_warnings(), ExitStack() as stack:
         exchange: Exchange = ALONE
         try:

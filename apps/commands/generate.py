@@ -14,12 +14,11 @@ from apps.commands.command_line import collect, takes_options_of
 from apps.console import only_json, write_json
 from apps.jobs.options import NAMES, PANELS, GenerateOptions, read_options
 from apps.jobs.processes import joined
-from apps.jobs.prompts import gather_prompts
+from apps.jobs.prompts import gather_rows
 from gensift.errors import ConfigError
 from gensift.protocols import JsonObject
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -59,7 +58,7 @@ ListRewards = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog="--version says which version this is.")
 @takes_options_of(GenerateOptions, PANELS, NAMES)
 def generate(
     context: typer.Context,
@@ -89,12 +88,14 @@ def generate(
     from apps.jobs.run import plan_job, run_job
 
     options = read_options(collect(GenerateOptions, given), config)
-    prompts = gather_prompts((*options.task, *options.prompt), options.prompts)
+    texts = (*options.task, *options.prompt)
+    rows = gather_rows(texts, options.prompts, options.prompt_column)
+    prompts = [row.text for row in rows]
     check_output(options.output)
     invocation: errors.Invocation = context.obj
     exchange = invocation.exchange
     with only_json(as_json):
-        job = prepare(options, prompts, invocation.command, exchange)
+        job = prepare(options, prompts, invocation.command, exchange, rows=rows)
         # Called from here, not through a table of functions: every frame down to the denoiser is
         # one more to read in a traceback.
         found = plan_job(job, exchange) if dry_run else run_job(job, exchange)

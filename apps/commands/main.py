@@ -17,7 +17,7 @@ from apps.console import only_json, write_json
 
 app = typer.Typer(
     help="Sift among generations. To generate, use the command `generate`.",
-    add_completion=False,
+    epilog="--version says which this is, on every command.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -76,6 +76,12 @@ def say_what_is_done(job: Job, folder: RunFolder) -> set[int]:
                 f"{folder.path} holds a result for prompt {index}, {line['prompt']!r}, but now it "
                 f"is {job.prompts[index]!r}; add new prompts at the end, or give another --output."
             )
+        if index < len(job.prompts) and line.get("own", {}) != job.row(index).own:
+            raise RunFolderError(
+                f"{folder.path} holds a result for prompt {index} drawn with "
+                f"{line.get('own') or 'nothing of its own'}, but now it sets "
+                f"{job.row(index).own or 'nothing'}; repeat that, or give another --output."
+            )
     finished = folder.finished(job.prompts)
     if finished:
         say(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apps.jobs.prompt_files import PromptRow
 from gensift.config import config_hash
 from gensift.errors import RunFolderError
 from gensift.protocols import CallArguments, JsonObject, Pipeline
@@ -41,6 +42,7 @@ class Job:
         folder: where results go.
         command: the command line.
         is_streamed: whether samples are shown while they form.
+        rows: the prompts with what is set for each alone; empty where nothing is.
     """
 
     sampler_class: SamplerClass
@@ -56,6 +58,11 @@ class Job:
     folder: Path
     command: str
     is_streamed: bool = False
+    rows: Sequence[PromptRow] = ()
+
+    def row(self, index: int) -> PromptRow:
+        """Prompt `index`, with what is set for it alone."""
+        return self.rows[index] if self.rows else PromptRow(self.prompts[index])
 
     def make_sampler(self, **changes: Any) -> AnySampler:
         """The sampler, with `changes` to its options."""
@@ -96,8 +103,12 @@ def check_output(path: str | None) -> None:
     )
 
 
-def default_folder(config: JsonObject, prompts: Sequence[str]) -> Path:
+def default_folder(
+    config: JsonObject, prompts: Sequence[str], rows: Sequence[PromptRow] = ()
+) -> Path:
     """A folder for this very command, so that no other command writes into it."""
     slug = re.sub(r"[^a-z0-9]+", "-", prompts[0].lower())[:40].strip("-") or "prompt"
-    digits = config_hash({"config": config, "prompts": list(prompts)})[:8]
+    own = {str(index): row.own for index, row in enumerate(rows) if row.own}
+    told = {"config": config, "prompts": list(prompts), **({"own": own} if own else {})}
+    digits = config_hash(told)[:8]
     return OUTPUTS / f"{config['sampler']}-{slug}-{digits}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,12 @@ from apps.console import silence_libraries
 from apps.jobs.devices import check_reward_offload, load_reward_on, own_device
 from apps.jobs.job import Job, default_folder
 from apps.jobs.options import GenerateOptions, reward_options, sampler_fields
+from apps.jobs.prompt_files import PromptRow
 from apps.jobs.sampler_classes import sampler_class
 from apps.modalities.call import ResolvedCall
 from apps.modalities.registry import MODALITIES, PICTURES, AnyModality, check_pipeline
 from gensift.config import config_hash, from_dict, to_dict
+from gensift.errors import ConfigError
 from gensift.protocols import JsonObject, Pipeline
 from samplers.exchange import ALONE, Exchange
 
@@ -49,11 +52,13 @@ def prepare(
     command: str,
     exchange: Exchange = ALONE,
     load: LoadModels | None = None,
+    rows: Sequence[PromptRow] = (),
 ) -> Job:
     """Check everything that can be checked, cheap things first, and load what is needed.
 
     With other processes in `exchange`, each loads onto a GPU of its own, unless told otherwise.
-    `load` stands in for `load_models` where models are kept from one job to the next.
+    `load` stands in for `load_models` where models are kept from one job to the next. `rows` are
+    the prompts with what is set for each alone, if anything is.
 
     Raises:
         GensiftError: at the first thing that is wrong.
@@ -66,9 +71,12 @@ def prepare(
     reward_names = options.reward or modality.default_rewards(model)
     check_reward_names(reward_names)
     of_rewards = reward_options(options, reward_names)
+    if options.cache is not None:
+        check_cache(options.cache)
     load = load or load_models
     pipeline, rewards = load(options, model, of_rewards, exchange, modality=modality)
     resolved = modality.resolve_call(options, pipeline)
+    _check_rows(rows, pipeline)
     # A config may set arguments of the plain call itself; most ask nothing of it.
     own = config.call_arguments() if hasattr(config, "call_arguments") else {}
     cache = None if options.cache is None else put_on_cache(pipeline, options.cache)
@@ -96,10 +104,22 @@ def prepare(
         call=resolved.call,
         pipeline_call={**resolved.pipeline_call, **own} if cls.is_reproducible else None,
         config=decisive,
-        folder=Path(options.output) if options.output else default_folder(decisive, prompts),
+        folder=Path(options.output) if options.output else default_folder(decisive, prompts, rows),
         command=command,
         is_streamed=options.stream,
+        rows=rows,
     )
+
+
+def _check_rows(rows: Sequence[PromptRow], pipeline: Pipeline) -> None:
+    """Refuse arguments of single prompts that the pipeline's call does not take."""
+    known = inspect.signature(type(pipeline).__call__).parameters
+    for row in rows:
+        if unknown := [name for name in row.call if name not in known]:
+            raise ConfigError(
+                f"Prompt {row.text!r} sets {', '.join(unknown)}, which {type(pipeline).__name__} "
+                "does not take; leave out that column."
+            )
 
 
 def _decisive_options(options: JsonObject) -> JsonObject:
@@ -174,12 +194,23 @@ def load_models(
     """
     modality = modality or MODALITIES.get(PICTURES)
     scoring = _scoring_device(options, exchange)
+    _check_weights(model, of_rewards)
     pipeline = load_model(options, model, exchange, modality)
     check_pipeline(pipeline, model, modality)
     return pipeline, {
         name: load_reward_on(scoring, name, given, is_offloaded=options.reward_offload)
         for name, given in of_rewards.items()
     }
+
+
+def _check_weights(model: str, of_rewards: RewardOptions) -> None:
+    """Refuse a model or a reward that cannot be had, before any weights are read or fetched."""
+    from gensift.pipelines.loading import check_model
+    from rewards.registry import check_reward
+
+    check_model(model)
+    for name, given in of_rewards.items():
+        check_reward(name, given)
 
 
 def _scoring_device(options: GenerateOptions, exchange: Exchange) -> str:
@@ -202,6 +233,13 @@ def load_model(
         scheduler=options.scheduler,
         cpu_offload=options.cpu_offload,
     )
+
+
+def check_cache(spec: str) -> None:
+    """Refuse a cache profile that cannot be read, before any model is."""
+    from caches.enable import check_cache as check_profile
+
+    check_profile(spec)
 
 
 def put_on_cache(pipeline: Pipeline, spec: str) -> JsonObject:

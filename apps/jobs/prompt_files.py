@@ -11,10 +11,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from gensift.errors import ConfigError, nearest_hint
-from gensift.protocols import CallArguments
+from gensift.protocols import CallArguments, JsonObject
+from gensift.randomness import candidate_seeds
 
 TEXT_COLUMNS = ("prompt", "prompts", "text", "caption", "captions")
 """Columns or keys that hold prompts, in any case; the first of these that is there counts."""
@@ -45,7 +46,21 @@ class PromptRow:
     @property
     def settings(self) -> tuple[str, ...]:
         """Names of what is set for this prompt alone."""
-        return (*(() if self.seed is None else ("seed",)), *self.call)
+        return tuple(self.own)
+
+    @property
+    def own(self) -> JsonObject:
+        """What is set for this prompt alone, by name."""
+        return {**({} if self.seed is None else {"seed": self.seed}), **self.call}
+
+    def seeds(self, run_seed: int, index: int, count: int) -> list[int]:
+        """Seeds of the candidates of prompt `index`.
+
+        With a seed of its own a prompt has those that it has alone in a run of that seed.
+        """
+        if self.seed is None:
+            return candidate_seeds(run_seed, index, count)
+        return candidate_seeds(self.seed, 0, count)
 
 
 def read_rows(path: str | Path, column: str | None = None) -> list[PromptRow]:
@@ -160,7 +175,7 @@ def _read_tsv(text: str, column: str | None) -> NumberedRows:
         rows = list(_read_table(text, column, "\t", 0))
     except csv.Error:
         # Quotes are but characters in many such files, and then need not be closed.
-        rows = list(_read_table(text, column, "\t", 0, quoting=csv.QUOTE_NONE))
+        rows = list(_read_table(text, column, "\t", 0, is_quoted=False))
     yield from rows
 
 
@@ -181,13 +196,13 @@ def _delimiter_of(text: str, column: str | None) -> str:
 
 
 def _read_table(
-    text: str, column: str | None, delimiter: str, skipped: int, quoting: int = csv.QUOTE_MINIMAL
+    text: str, column: str | None, delimiter: str, skipped: int, is_quoted: bool = True
 ) -> NumberedRows:
     """Rows with the number of the line that they end on, after `skipped` lines before `text`."""
     # Quoted fields keep their line breaks as they are.
     lines = io.StringIO(text, newline="")
-    is_strict = quoting != csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=delimiter, strict=is_strict, quoting=quoting)
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=delimiter, strict=is_quoted, quoting=quoting)
     try:
         head = [name.strip() for name in next(reader, [])]
         name = _text_column(head, column)
@@ -277,7 +292,7 @@ def _row(record: Record, name: str, where: int | str) -> PromptRow:
         for key, value in record.items()
         if key != name and value is not None and str(value).strip()
     }
-    sizes = {
+    sizes: JsonObject = {
         key: _whole(given[key], f"{where} has {key}", at_least=1)
         for key in ("width", "height")
         if key in given

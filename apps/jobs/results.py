@@ -66,6 +66,7 @@ def _write_samples(files: RunFiles, job: Job, output: SamplerOutput, index: int)
     return {
         "prompt": result.prompt,
         "prompt_index": index,
+        **({"own": own} if (own := job.row(index).own) else {}),
         "samples": [
             _write_sample(files, job, result, index, rank) for rank in range(len(result.samples))
         ],

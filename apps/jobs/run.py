@@ -16,7 +16,6 @@ from apps.jobs.results import write_prompt, write_shared_prompt
 from gensift.cost import Cost
 from gensift.errors import DeviceError, ProcessLostError
 from gensift.protocols import JsonObject
-from gensift.randomness import candidate_seeds
 from gensift.runs import PLAN, RunFiles, RunFolder
 from samplers.exchange import ALONE, Exchange
 from samplers.output import SamplerOutput
@@ -207,8 +206,8 @@ class Search:
         job, prompt = self.job, self.job.prompts[index]
         sharing = {"exchange": self.exchange} if is_shared else {}
         sampler = job.sampler_of(self.counts.candidates, **sharing)
-        arguments: JsonObject = {"progress": self.progress, **job.call}
-        arguments["seeds"] = [candidate_seeds(job.seed, index, self.counts.seeds)]
+        arguments: JsonObject = {"progress": self.progress, **job.call, **job.row(index).call}
+        arguments["seeds"] = [job.row(index).seeds(job.seed, index, self.counts.seeds)]
         with ExitStack() as stack:
             stack.enter_context(memory_advice())
             if job.is_streamed:

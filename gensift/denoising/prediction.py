@@ -156,9 +156,15 @@ def _rule_of(scheduler: Scheduler) -> Callable[[SchedulerStep], Estimate]:
             return _RULES[cls.__name__]
     raise UnsupportedPipelineError(
         f"Scheduler {type(scheduler).__name__} gives no x0 estimate that is known here. Use one of "
-        f"{', '.join(supported_schedulers())}: "
-        "`pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)`."
+        f"{', '.join(supported_schedulers())}: {euler_advice(type(scheduler).__name__)}."
     )
+
+
+def euler_advice(scheduler: str) -> str:
+    """How to put the plain solver of its kind in the place of a scheduler of this class name."""
+    is_flow = scheduler.startswith("FlowMatch")
+    name = "FlowMatchEulerDiscreteScheduler" if is_flow else "EulerDiscreteScheduler"
+    return f"`pipe.scheduler = {name}.from_config(pipe.scheduler.config)`"
 
 
 def _refusal(given: str, wanted: str) -> Estimate:

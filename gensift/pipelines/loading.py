@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gensift.errors import ConfigError, DeviceError, MissingExtraError, nearest_hint
+from gensift.errors import ConfigError, DeviceError, nearest_hint
+from gensift.hub import (
+    cached_file,
+    check_available,
+    foreign_errors,
+    is_hub_away,
+    is_hub_id,
+    is_offline,
+)
 from gensift.zoo.catalog import ZOO, model_folder
 
 if TYPE_CHECKING:
@@ -20,6 +28,7 @@ PREVIEW_DECODER = "preview_decoder"
 """Folder in a model folder that holds a tiny decoder of its latents."""
 CALL_DEFAULTS = "gensift.json"
 """File in a model folder that holds keyword arguments its pipeline call needs."""
+_MODEL_ADVICE = "Give a zoo model, a complete folder, or a hub id that can be fetched"
 OWN_PIPELINES = {
     "BFMPipeline": "gensift.pipelines.bfm.pipeline",
     "DiffusionPolicyPipeline": "gensift.pipelines.policy.pipeline",
@@ -119,21 +128,17 @@ def load_preview_decoder(pipeline: Any, spec: str) -> Any:
 @functools.lru_cache(maxsize=2)
 def _read_preview_decoder(location: str, dtype: Any, device: str) -> Any:
     from diffusers import AutoencoderTiny
-    from safetensors import SafetensorError
 
     if not Path(location).is_dir() and not is_hub_id(location):
         raise ConfigError(
             f"Preview decoder {location!r} is neither a folder nor a hub id (owner/name); give one "
             "of those, auto or vae."
         )
-    try:
-        decoder = AutoencoderTiny.from_pretrained(location, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise ConfigError(
-            f"Preview decoder {location!r} cannot be loaded: {reason}. Give a folder or hub id of "
-            "an AutoencoderTiny, or vae."
-        ) from error
+    advice = "Give a folder or hub id of an AutoencoderTiny, or vae"
+    with foreign_errors(f"Preview decoder {location!r}", advice, location):
+        decoder = AutoencoderTiny.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, local_files_only=is_offline(location)
+        )
     return decoder.to(device).eval()
 
 
@@ -193,12 +198,25 @@ def _resolve_dtype(dtype: Dtype, device: str) -> Any:
 
 def _load(name: str, dtype: Any) -> Any:
     location = _locate(name)
-    folder = Path(location) if Path(location).is_dir() else _fetch_llada(location)
-    if folder is not None and is_llada_checkpoint(folder):
-        from gensift.pipelines.llada.checkpoint import load_published
+    with foreign_errors(f"Model {name!r}", _MODEL_ADVICE, location):
+        folder = Path(location) if Path(location).is_dir() else _llada_folder(location)
+        if folder is not None and is_llada_checkpoint(folder):
+            from gensift.pipelines.llada.checkpoint import load_published
 
-        return load_published(folder, dtype)
-    return _from_pretrained(location, dtype)
+            return load_published(folder, dtype)
+        return _pipeline_class(location).from_pretrained(
+            location, dtype=dtype, use_safetensors=True, local_files_only=is_offline(location)
+        )
+
+
+def check_model(name: str) -> None:
+    """Refuse, without loading anything, a model that is not there and cannot be fetched.
+
+    Raises:
+        ConfigError: it is no zoo model, folder or hub id, or neither in the local hub cache nor
+            within reach.
+    """
+    check_available(_locate(name), f"Model {name!r}", _MODEL_ADVICE)
 
 
 def is_llada_checkpoint(folder: Path) -> bool:
@@ -212,17 +230,29 @@ def is_llada_checkpoint(folder: Path) -> bool:
         return False
 
 
-def _fetch_llada(hub_id: str) -> Path | None:
-    """A local copy of a hub model that is no diffusers pipeline; None for one that is."""
-    from huggingface_hub import file_exists, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+def _llada_folder(hub_id: str) -> Path | None:
+    """The local copy of a LLaDA checkpoint of the hub; None for a pipeline of diffusers.
 
-    try:
-        if file_exists(hub_id, "model_index.json") or not file_exists(hub_id, "config.json"):
-            return None
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, ValueError, HfHubHTTPError):
+    What the local cache knows is not asked of the hub.
+    """
+    if cached_file(hub_id, "model_index.json") is not None:
+        return None
+    config = cached_file(hub_id, "config.json")
+    if config is not None and is_llada_checkpoint(config.parent):
+        return _fetched(hub_id)
+    if is_hub_away():
         return None  # what loads pipelines says what is wrong
+    from huggingface_hub import file_exists
+
+    is_pipeline = file_exists(hub_id, "model_index.json") or not file_exists(hub_id, "config.json")
+    return None if is_pipeline else _fetched(hub_id)
+
+
+def _fetched(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors"]
+    return Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=is_hub_away()))
 
 
 def _locate(name: str) -> str:
@@ -245,32 +275,13 @@ def _locate(name: str) -> str:
     return name
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form `owner/name` of the hub, and not that of a path."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
-
-
-def _from_pretrained(location: str, dtype: Any) -> Any:
-    from safetensors import SafetensorError
-
-    try:
-        pipeline_class = _pipeline_class(location)
-        return pipeline_class.from_pretrained(location, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            f"Model {location!r} cannot be loaded: {reason}. Check the name, the network, or that "
-            "the folder is complete."
-        ) from error
-    except ImportError as error:
-        raise MissingExtraError(f"Model {location!r} needs a missing package: {error}.") from error
-
-
 def _pipeline_class(location: str) -> Any:
     """The class that loads `location`: one of ours, or that which finds diffusers' own."""
     from diffusers import DiffusionPipeline
 
-    name = DiffusionPipeline.load_config(location).get("_class_name")
+    name = DiffusionPipeline.load_config(location, local_files_only=is_offline(location)).get(
+        "_class_name"
+    )
     if name in OWN_PIPELINES:
         return getattr(importlib.import_module(OWN_PIPELINES[name]), name)
     return DiffusionPipeline

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gensift.errors import ConfigError
+from gensift.hub import foreign_errors, is_offline
 from gensift.protocols import Pipeline
 from gensift.zoo.catalog import ZOO
 from rewards.preprocess import Preprocess
@@ -117,13 +118,10 @@ def _load(spec: str, device: str) -> Embedding:
         )
     from transformers import AutoModel
 
-    try:
-        model = AutoModel.from_pretrained(spec, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise ConfigError(
-            f"Embedding {spec!r} cannot be loaded: {reason}. Give a folder or hub id of a DINOv2."
-        ) from error
+    with foreign_errors(f"Embedding {spec!r}", "Give a folder or hub id of a DINOv2", spec):
+        model = AutoModel.from_pretrained(
+            spec, use_safetensors=True, local_files_only=is_offline(spec)
+        )
     if not model.config.model_type.startswith("dinov2"):
         raise ConfigError(
             f"Embedding {spec!r} is a {model.config.model_type}, not a DINOv2; give another."

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gensift.denoising.modules import move_scheduler
 from gensift.denoising.observer import observe_scheduler
-from gensift.denoising.prediction import is_flow
+from gensift.denoising.prediction import euler_advice, is_flow
 from gensift.errors import UnsupportedPipelineError
 from gensift.protocols import Pipeline, Scheduler
 from samplers.diffusion.call import PipelineCall
@@ -97,7 +97,7 @@ def check_memoryless(scheduler: Scheduler) -> None:
         raise UnsupportedPipelineError(
             f"{name} cannot walk a stretch of its loop again (it remembers earlier steps, or its "
             f"levels are not known here); use one of {', '.join(MEMORYLESS)}: "
-            "`pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)`."
+            f"{euler_advice(name)}."
         )
 
 

@@ -136,7 +136,9 @@ def install(set_attribute: Any, set_item: Any) -> None:
     for name in ("shapes-clip", "clip-score", "nan"):
         rewards_found.register(name, object())
     rewards = types.ModuleType("rewards.registry")
-    rewards.__dict__.update(REWARDS=rewards_found, load_reward=_load_reward)
+    rewards.__dict__.update(
+        REWARDS=rewards_found, load_reward=_load_reward, check_reward=lambda name, given: None
+    )
     guidance = types.ModuleType("samplers.diffusion.guidance")
     guidance.__dict__.update(guidance_argument=lambda pipeline: "true_cfg_scale")
     set_item(sys.modules, "rewards.registry", rewards)

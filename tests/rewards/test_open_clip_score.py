@@ -10,6 +10,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import load_file
 
+from gensift import hub
 from gensift.errors import ConfigError, DeviceError, RewardError
 from rewards import open_clip_score
 from rewards.open_clip_score import load_clip_score
@@ -257,12 +258,14 @@ def test_unreachable_hub_gives_one_line(monkeypatch):
         raise FileNotFoundError("Failed to download file\nfor owner/name")
 
     monkeypatch.setattr(pretrained, "download_pretrained_from_hf", fail)
-    with pytest.raises(ConfigError, match="Check the name, the network") as caught:
+    monkeypatch.setattr(hub, "is_hub_away", lambda: False)
+    with pytest.raises(ConfigError, match="cannot be loaded: Failed to download") as caught:
         load_clip_score("hf-hub:owner/name")
     assert "\n" not in str(caught.value)
 
 
 def test_hub_pickle_is_refused_before_it_is_read(monkeypatch):
+    monkeypatch.setattr(hub, "is_hub_away", lambda: False)
     monkeypatch.setattr(
         pretrained, "download_pretrained_from_hf", lambda model: f"/cache/{model}/weights.bin"
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from gensift.errors import ConfigError
-from gensift.pipelines.loading import is_hub_id
+from gensift.hub import foreign_errors, is_hub_id, is_offline
 from gensift.zoo.catalog import model_folder
 
 DINOV2 = "facebook/dinov2-base"
@@ -67,20 +67,17 @@ class Dinov2Features:
         """
         from transformers import AutoConfig, Dinov2Model
 
-        advice = "Give a folder or hub id of a Dinov2Model, shapes-clip or none."
-        try:
-            kind = AutoConfig.from_pretrained(source).model_type
+        advice = "Give a folder or hub id of a Dinov2Model, shapes-clip or none"
+        with foreign_errors(f"Feature encoder {source!r}", advice, source):
+            local = {"local_files_only": is_offline(source)}
+            kind = AutoConfig.from_pretrained(source, **local).model_type
             if kind != "dinov2":
-                raise ConfigError(f"Feature encoder {source!r} is a {kind} model. {advice}")
-            model = Dinov2Model.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-            return cls(model)
-        except ConfigError:
-            raise
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            reason = " ".join(str(error).split())[:300].rstrip(".")
-            raise ConfigError(
-                f"Feature encoder {source!r} cannot be loaded: {reason}. {advice}"
-            ) from error
+                raise ConfigError(f"Feature encoder {source!r} is a {kind} model. {advice}.")
+            return cls(
+                Dinov2Model.from_pretrained(
+                    source, dtype=torch.float32, use_safetensors=True, **local
+                )
+            )
 
     @property
     def channels(self) -> int:

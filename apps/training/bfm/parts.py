@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from gensift.errors import ConfigError
-from gensift.pipelines.loading import is_hub_id
+from gensift.hub import foreign_errors, is_hub_id, is_offline
 from gensift.zoo.catalog import ZOO, model_folder
 
 
@@ -32,26 +31,24 @@ def load_part(source: str, part: str, classes: Mapping[str, Any]) -> Any:
             f"{source!r} is neither a folder nor a zoo model nor a hub id (owner/name); give one "
             f"of {wanted}, or of a pipeline that has one."
         )
-    try:
+    advice = f"Give a folder or hub id of {wanted}, or of a pipeline that has one"
+    with foreign_errors(f"{source!r} as {part}", advice, place):
         config, where = _find(next(iter(classes.values())), place, part)
         name = config.get("_class_name")
         if name not in classes:
             raise ConfigError(f"{source!r} holds a {name}; give a folder of {wanted}.")
         return classes[name].from_pretrained(
-            place, dtype=torch.float32, use_safetensors=True, **where
+            place,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=is_offline(place),
+            **where,
         )
-    except ConfigError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise ConfigError(
-            f"{source!r} cannot be loaded as {part}: {reason}. Give a folder or hub id of {wanted},"
-            " or of a pipeline that has one."
-        ) from error
 
 
 def _find(cls: Any, place: str, part: str) -> tuple[Any, dict[str, str]]:
+    local = {"local_files_only": is_offline(place)}
     try:
-        return cls.load_config(place), {}
+        return cls.load_config(place, **local), {}
     except OSError:
-        return cls.load_config(place, subfolder=part), {"subfolder": part}
+        return cls.load_config(place, subfolder=part, **local), {"subfolder": part}

@@ -24,8 +24,9 @@ from torch.nn.functional import softplus
 from apps.training.noise_aware.options import NoiseAwareTraining
 from gensift.config import to_dict
 from gensift.errors import ConfigError
+from gensift.hub import one_line
 from gensift.protocols import JsonObject
-from rewards.loading import UNREADABLE, one_line
+from rewards.loading import UNREADABLE
 from rewards.noise_aware.recording import Recording
 from rewards.noise_aware.reward import Scorer, check_base
 from rewards.noise_aware.weights import (

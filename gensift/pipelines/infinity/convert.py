@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gensift.errors import ConfigError
+from gensift.hub import foreign_errors, is_offline
 from gensift.pipelines.infinity.pipeline import InfinityPipeline
 from gensift.pipelines.infinity.tokenizer import InfinityTokenizer
 from gensift.pipelines.infinity.transformer import InfinityTransformer
@@ -180,17 +181,14 @@ def _text_encoder(
 ) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
     from transformers import AutoTokenizer, T5EncoderModel
 
-    try:
+    advice = "Give a folder or hub id of a T5 model with its tokenizer, such as google/flan-t5-xl"
+    with foreign_errors(f"Text encoder {name!r}", advice, name):
+        local = {"local_files_only": is_offline(name)}
+        is_safe = None if allow_pickle else True
         encoder = T5EncoderModel.from_pretrained(
-            name, dtype=dtype or "auto", use_safetensors=None if allow_pickle else True
+            name, dtype=dtype or "auto", use_safetensors=is_safe, **local
         )
-        return encoder, AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise ConfigError(
-            f"Text encoder {name!r} cannot be loaded: {reason}. Give a folder or hub id of a T5 "
-            "model with its tokenizer, such as google/flan-t5-xl."
-        ) from error
+        return encoder, AutoTokenizer.from_pretrained(name, **local)
 
 
 def _check_text(transformer: InfinityTransformer, encoder: T5EncoderModel | None) -> None:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from gensift.denoising.modules import config_arguments
 from gensift.errors import ConfigError
+from gensift.hub import foreign_errors
 from gensift.pipelines.llada.pipeline import LLaDAPipeline
 from gensift.pipelines.llada.transformer import LLaDATransformer
 from gensift.protocols import JsonObject
@@ -42,14 +43,11 @@ def load_published(folder: Path, dtype: torch.dtype = torch.float32) -> LLaDAPip
     from transformers import AutoTokenizer
 
     transformer = load_transformer(folder, dtype)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise ConfigError(
-            f"The tokenizer in {folder} cannot be loaded: {reason}. Fetch tokenizer.json and "
-            "tokenizer_config.json, too."
-        ) from error
+    advice = "Fetch tokenizer.json and tokenizer_config.json, too"
+    with foreign_errors(f"The tokenizer in {folder}", advice):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     return LLaDAPipeline(transformer=transformer, tokenizer=tokenizer)
 
 

@@ -15,12 +15,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gensift.errors import ConfigError
+from gensift.hub import one_line
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
 ENTRIES = ("trainer", "gpt_fsdp", "vae", "state_dicts", "ema_model")
 """Where tensors lie in a pickle that holds other things too."""
+
+TRAINED = ("var_wo_ddp", "vae_local")
+"""What VAR's own trainer keeps under `trainer`: the transformer, and its tokenizer."""
 
 State = dict[str, Tensor]
 
@@ -33,11 +37,14 @@ class Checkpoint:
         path: the file, or the index of its shards.
         keys: names of all tensors.
         read: returns the tensors, on the CPU.
+        is_copy: whether it lies beside another in one file, as trainers keep what they trained
+            with; a file of its own counts before it.
     """
 
     path: Path
     keys: frozenset[str]
     read: Callable[[], State]
+    is_copy: bool = False
 
 
 def open_checkpoints(sources: Sequence[Path], *, allow_pickle: bool) -> list[Checkpoint]:
@@ -54,13 +61,14 @@ def open_checkpoints(sources: Sequence[Path], *, allow_pickle: bool) -> list[Che
     for source in sources:
         if source.is_dir():
             files = _files(source)
-            found += [_open(file) for file in files if allow_pickle or not _is_pickle(file)]
+            allowed = [file for file in files if allow_pickle or not _is_pickle(file)]
+            found += [checkpoint for file in allowed for checkpoint in _open(file)]
             continue
         if not source.is_file():
             raise ConfigError(f"{str(source)!r} is neither a file nor a folder; give one of both.")
         if _is_pickle(source) and not allow_pickle:
             raise ConfigError(pickle_refusal(source))
-        found.append(_open(source))
+        found += _open(source)
     return found
 
 
@@ -93,14 +101,29 @@ def _is_pickle(path: Path) -> bool:
     return any(file.suffix != SAFETENSORS for file in files)
 
 
-def _open(path: Path) -> Checkpoint:
+def _open(path: Path) -> list[Checkpoint]:
+    """The checkpoint in a file, or the several that a trainer keeps in one."""
+    if path.is_file() and path.stat().st_size == 0:
+        raise ConfigError(f"{str(path)!r} is empty; fetch it again.")
     if path.name.endswith(INDEX):
-        return Checkpoint(path, frozenset(_weight_map(path)), lambda: _read_shards(path))
+        return [Checkpoint(path, frozenset(_weight_map(path)), lambda: _read_shards(path))]
     if path.suffix == SAFETENSORS:
         with _named_errors(path), safe_open(path, framework="pt") as file:
-            return Checkpoint(path, frozenset(file.keys()), lambda: _read_safetensors(path))
-    state = _read_pickle(path)
-    return Checkpoint(path, frozenset(state), lambda: state)
+            return [Checkpoint(path, frozenset(file.keys()), lambda: _read_safetensors(path))]
+    loaded = _load_pickle(path)
+    trainer = loaded.get("trainer") if isinstance(loaded, Mapping) else None
+    if isinstance(trainer, Mapping) and any(name in trainer for name in TRAINED):
+        # Its optimizer and config, which lie there too, are nothing to convert.
+        return [
+            _in_memory(path, _tensors(trainer[name], path), is_copy=name != TRAINED[0])
+            for name in TRAINED
+            if name in trainer
+        ]
+    return [_in_memory(path, _tensors(loaded, path))]
+
+
+def _in_memory(path: Path, state: State, *, is_copy: bool = False) -> Checkpoint:
+    return Checkpoint(path, frozenset(state), lambda: state, is_copy)
 
 
 def _read_shards(index: Path) -> State:
@@ -129,11 +152,15 @@ def _read_safetensors(path: Path) -> State:
 
 
 def _read_pickle(path: Path) -> State:
+    return _tensors(_load_pickle(path), path)
+
+
+def _load_pickle(path: Path) -> object:
     with _named_errors(path):
         # Only files in torch's newer format can be mapped, which keeps them out of memory.
         is_mapped = zipfile.is_zipfile(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
-    return _tensors(loaded, path)
+        loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+    return loaded
 
 
 def _tensors(loaded: object, path: Path) -> State:
@@ -160,7 +187,7 @@ def _named_errors(path: Path) -> Iterator[None]:
         *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError),
         *(pickle.UnpicklingError, SafetensorError),
     ) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
+        reason = one_line(error)
         raise ConfigError(
             f"{str(path)!r} cannot be read as a checkpoint: {reason}. Give the files themselves, "
             "or a folder with nothing else."

@@ -76,6 +76,7 @@ def find_part(checkpoints: Iterable[Checkpoint], part: Part, sources: Sequence[P
         ConfigError: there is none, or more than one.
     """
     found = [checkpoint for checkpoint in checkpoints if part.is_mine(checkpoint.keys)]
+    found = [checkpoint for checkpoint in found if not checkpoint.is_copy] or found
     if len(found) == 1:
         return found[0]
     given = ", ".join(map(str, sources))

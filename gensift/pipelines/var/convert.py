@@ -110,8 +110,10 @@ def transformer_config(
     heads = max(width // HEAD_DIM, 1) if sharpness is None else sharpness.numel()
     length = shape_of(state, "pos_1LC", checkpoint, 3).numel() // width
     levels = shape_of(state, "lvl_embed.weight", checkpoint, 2)[0]
+    num_layers = count(state, r"blocks\.(\d+)\.")
+    _check_depth(num_layers, width, heads, checkpoint)
     return {
-        "num_layers": count(state, r"blocks\.(\d+)\."),
+        "num_layers": num_layers,
         "num_attention_heads": heads,
         "attention_head_dim": width // heads,
         "num_classes": shape_of(state, "class_emb.weight", checkpoint, 2)[0] - 1,
@@ -121,6 +123,19 @@ def transformer_config(
         "has_shared_modulation": "shared_ada_lin.1.weight" in state,
         "cosine": sharpness is not None,
     }
+
+
+def _check_depth(num_layers: int, width: int, heads: int, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint without its last blocks, which no other tensor would miss.
+
+    VAR builds every model with as many blocks as heads, and heads of 64 channels.
+    """
+    if width == heads * HEAD_DIM and num_layers < heads:
+        raise ConfigError(
+            f"{checkpoint.path}: missing: blocks.{num_layers}.attn.proj.weight and all else of "
+            f"blocks {num_layers} to {heads - 1}; a VAR of width {width} has {heads} blocks. Fetch "
+            "the whole file."
+        )
 
 
 def _scales(given: Sequence[int] | None, length: int, levels: int) -> list[int]:

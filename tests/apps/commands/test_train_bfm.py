@@ -74,7 +74,7 @@ def test_every_option_is_in_the_help() -> None:
     [
         (("nowhere", "--vae", "vae"), "'nowhere' is no folder"),
         (("vae", "--vae", "vae"), "one subfolder of pictures for each class"),
-        (("pictures", "--vae", "pictures"), "cannot be loaded as vae"),
+        (("pictures", "--vae", "pictures"), "as vae cannot be loaded"),
         (("pictures",), "--vae"),
         (("pictures", "--vae", "vae", "--size", "XXL"), "`size` is 'XXL'; allowed: S | B | L | XL"),
         (("pictures", "--vae", "vae", "--boundaries", "1,x"), "list of float"),

@@ -8,12 +8,14 @@ from inspect import signature
 
 import pytest
 import torch
+from diffusers import FlowMatchHeunDiscreteScheduler
 from helpers.tiny_schedulers import SCHEDULERS
 
 from gensift.errors import UnsupportedPipelineError
 from samplers.diffusion.renoise_schedule import (
     NoiseLevel,
     Segment,
+    check_memoryless,
     renoise_segments,
     renoised,
     renoised_loop,
@@ -153,7 +155,13 @@ def test_another_number_of_steps_than_planned_is_refused() -> None:
 def test_solvers_that_remember_are_refused(name: str) -> None:
     scheduler = SCHEDULERS[name]()
     with (
-        pytest.raises(UnsupportedPipelineError, match="EulerDiscreteScheduler"),
+        pytest.raises(UnsupportedPipelineError, match=r"= EulerDiscreteScheduler\.from_config"),
         renoised_loop(scheduler, renoise_segments(10, 0.4, 0.2, 0.4)),
     ):
         pass
+
+
+def test_a_flow_that_remembers_is_told_of_the_plain_flow_solver() -> None:
+    advice = r"= FlowMatchEulerDiscreteScheduler\.from_config"
+    with pytest.raises(UnsupportedPipelineError, match=advice):
+        check_memoryless(FlowMatchHeunDiscreteScheduler())

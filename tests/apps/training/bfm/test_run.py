@@ -144,7 +144,10 @@ def test_folders_that_are_refused(train: Train, tmp_path: Path) -> None:
         ({"features": "shapes-clip", "image_size": 12}, "3 x 3 tokens"),
         ({"batch_size": 2}, "`batch_size` gives 2 pictures at once for 3 segments"),
         ({"sources": {"vae": "nowhere"}}, "'nowhere' is neither a folder nor"),
-        ({"sources": {"init": "gone/away"}}, "'gone/away' cannot be loaded as transformer"),
+        (
+            {"sources": {"init": "gone/away"}},
+            "'gone/away' as transformer is not in",
+        ),
     ],
 )
 def test_mistakes_leave_nothing_behind(

@@ -170,3 +170,41 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read as a checkpoint"):
         convert([folder], tmp_path / "out", allow_pickle=True)
     assert not (tmp_path / "harm").exists()
+
+
+def trainer_file(path: Path, state: official.State) -> Path:
+    """A file as VAR's own trainer writes: models, an optimizer and settings."""
+    vae = official.tokenizer(widths=WIDTHS, channels=4, family="var")
+    trained = {"var_wo_ddp": state, "vae_local": vae, "var_opt": {"optimizer": {"state": {}}}}
+    content = {"epoch": 3, "iter": 7, "trainer": {"config": {"lr": 1.0}, **trained}, "args": {}}
+    torch.save(content, path)
+    return path
+
+
+def test_a_checkpoint_of_the_trainer_holds_both_parts(tmp_path: Path) -> None:
+    state = official.var_transformer(sides=SIDES)
+    file = trainer_file(tmp_path / "ar-ckpt-last.pth", state)
+    first, second = convert([file], tmp_path / "out", scales=SIDES, allow_pickle=True)
+    assert (first.part, second.part) == ("transformer", "tokenizer")
+    plain = VARPipeline.from_pretrained(tmp_path / "out", use_safetensors=True)
+    assert torch.equal(plain.transformer.state_dict()["head.weight"], state["head.weight"])
+    # Where the tokenizer's own file is given, too, that counts.
+    vae = tmp_path / "vae.safetensors"
+    save_file(official.tokenizer(widths=WIDTHS, channels=4, family="var"), vae)
+    _, second = convert([file, vae], tmp_path / "two", scales=SIDES, allow_pickle=True)
+    assert second.source == str(vae)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_checkpoint_without_its_last_blocks_is_refused(tmp_path: Path, depth: int) -> None:
+    state = official.var_transformer(sides=SIDES, depth=depth, heads=3)
+    with pytest.raises(ConfigError, match=rf"missing: blocks\.{depth}\.attn\.proj\.weight"):
+        convert([write(tmp_path / "in", state)], tmp_path / "out", scales=SIDES)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_an_empty_file_is_called_empty(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=rf"{name}' is empty; fetch it again"):
+        convert([tmp_path / name], tmp_path / "out", allow_pickle=True)
