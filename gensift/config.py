@@ -19,9 +19,11 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TypeVar, get_args, get_type_hints
 
 from gensift.conversion import (
+    Annotation,
+    Value,
     convert,
     is_union,
     json_safe,
@@ -33,20 +35,21 @@ from gensift.conversion import (
 )
 from gensift.errors import ConfigError, RenamedWarning, nearest_hint
 from gensift.files import write_atomically
+from gensift.protocols import JsonObject
 
 Config = TypeVar("Config")
 
 
 def option(
-    default: Any = MISSING,
+    default: Value = MISSING,
     *,
     help: str,
     minimum: float | None = None,
     maximum: float | None = None,
-    choices: Sequence[Any] | None = None,
+    choices: Sequence[Value] | None = None,
     unit: str | None = None,
     formerly: str | None = None,
-) -> Any:
+) -> Value:
     """Declare a config field with its help text and bounds; without `default` it is required.
 
     `minimum` and `maximum` are inclusive; on a list, bounds and choices hold for each element.
@@ -65,7 +68,7 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def check(config: Any, extra: Iterable[str] = ()) -> None:
+def check(config: Value, extra: Iterable[str] = ()) -> None:
     """Validate a config; call it in `__post_init__`.
 
     Values are stored as their field's type (2 as 2.0 in a float field, a list as a tuple). `extra`
@@ -92,13 +95,13 @@ def check(config: Any, extra: Iterable[str] = ()) -> None:
         raise ConfigError.from_problems(type(config).__name__, problems)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Value) -> JsonObject:
     """Return the config as a dict of JSON's types (tuples as lists)."""
-    result: dict[str, Any] = plain(config)
+    result: JsonObject = plain(config)
     return result
 
 
-def from_dict(cls: type[Config], mapping: Mapping[str, Any]) -> Config:
+def from_dict(cls: type[Config], mapping: Mapping[str, Value]) -> Config:
     """Build a config from a mapping; the inverse of `to_dict`.
 
     Raises:
@@ -121,7 +124,7 @@ def from_dict(cls: type[Config], mapping: Mapping[str, Any]) -> Config:
     return cls(**values)
 
 
-def _present_name(cls: type[Any], key: str) -> str:
+def _present_name(cls: type[Value], key: str) -> str:
     """The name of a field by any of its names; the older ones with a warning."""
     for field in dataclasses.fields(cls):
         if field.metadata.get("formerly") == key:
@@ -134,7 +137,9 @@ def _present_name(cls: type[Any], key: str) -> str:
     return key
 
 
-def ready_or_fields(cls: type[Config], config: Config | None, fields: Mapping[str, Any]) -> Config:
+def ready_or_fields(
+    cls: type[Config], config: Config | None, fields: Mapping[str, Value]
+) -> Config:
     """A config that is given ready, or its fields.
 
     Raises:
@@ -147,7 +152,7 @@ def ready_or_fields(cls: type[Config], config: Config | None, fields: Mapping[st
     return config
 
 
-def _converted(name: str, value: Any, annotation: Any) -> tuple[Any, list[str]]:
+def _converted(name: str, value: Value, annotation: Annotation) -> tuple[Value, list[str]]:
     try:
         return convert(value, annotation, from_dict), []
     except ConfigError as error:  # from a nested dataclass, which knows its own field names
@@ -156,7 +161,7 @@ def _converted(name: str, value: Any, annotation: Any) -> tuple[Any, list[str]]:
         return None, [f"`{name}` is {value!r}; allowed: {error}"]
 
 
-def _bound_problems(field: dataclasses.Field[Any], value: Any) -> list[str]:
+def _bound_problems(field: dataclasses.Field[Value], value: Value) -> list[str]:
     for item in value if isinstance(value, (tuple, list)) else [value]:
         allowed = outside_bounds(item, field.metadata)
         if allowed is not None:
@@ -170,7 +175,7 @@ def _unknown(key: str, known: Iterable[str]) -> str:
     return f"`{key}` is not an option.{hint}"
 
 
-def load_file(path: str | Path) -> dict[str, Any]:
+def load_file(path: str | Path) -> JsonObject:
     """Read a mapping from a .json, .toml, .yaml or .yml file.
 
     Raises:
@@ -178,7 +183,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
             something other than a mapping.
     """
     path = Path(path)
-    readers: dict[str, Callable[[str], Any]]
+    readers: dict[str, Callable[[str], Value]]
     readers = {".json": json.loads, ".toml": tomllib.loads, ".yaml": _read_yaml, ".yml": _read_yaml}
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -197,7 +202,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
-def _read_yaml(text: str) -> Any:
+def _read_yaml(text: str) -> Value:
     import yaml
 
     try:
@@ -206,7 +211,7 @@ def _read_yaml(text: str) -> Any:
         raise ValueError(str(error)) from error
 
 
-def save_file(config: Any, path: str | Path) -> None:
+def save_file(config: Value, path: str | Path) -> None:
     """Write a config, or a mapping, to a .json file, complete or not at all.
 
     Raises:
@@ -222,7 +227,7 @@ def save_file(config: Any, path: str | Path) -> None:
         raise ConfigError(f"Config file {str(path)!r} cannot be written: {reason}.") from error
 
 
-def parse_overrides(pairs: Iterable[str], cls: type[Any]) -> dict[str, Any]:
+def parse_overrides(pairs: Iterable[str], cls: type[Value]) -> JsonObject:
     """Read `key=value` texts by the types of `cls`, for `from_dict`; the last of a key wins.
 
     Lists are JSON or `0.3,0.4`; `none` clears an optional; `outer.inner=value` reaches into nested
@@ -231,7 +236,7 @@ def parse_overrides(pairs: Iterable[str], cls: type[Any]) -> dict[str, Any]:
     Raises:
         ConfigError: naming every pair that is malformed, unknown, or of the wrong type.
     """
-    overrides: dict[str, Any] = {}
+    overrides: JsonObject = {}
     problems: list[str] = []
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -240,7 +245,7 @@ def parse_overrides(pairs: Iterable[str], cls: type[Any]) -> dict[str, Any]:
             problems.append(f"{pair!r} is no override; write key=value")
             continue
         try:
-            nested: Any = parse_text(text, _annotation(cls, key))
+            nested: Value = parse_text(text, _annotation(cls, key))
         except ConfigError as error:
             problems += error.problems
         except ValueError as error:
@@ -254,7 +259,7 @@ def parse_overrides(pairs: Iterable[str], cls: type[Any]) -> dict[str, Any]:
     return overrides
 
 
-def _annotation(cls: type[Any], key: str) -> Any:
+def _annotation(cls: type[Value], key: str) -> Value:
     first, _, rest = key.partition(".")
     hints = {f.name: get_type_hints(cls)[f.name] for f in dataclasses.fields(cls)}
     nested = _nested_config(hints.get(first))
@@ -263,14 +268,14 @@ def _annotation(cls: type[Any], key: str) -> Any:
     return _annotation(nested, rest) if rest and nested is not None else hints[first]
 
 
-def _nested_config(annotation: Any) -> type[Any] | None:
+def _nested_config(annotation: Annotation) -> type[Value] | None:
     members = get_args(annotation) if is_union(annotation) else (annotation,)
     return next((m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)), None)
 
 
-def merge(*mappings: Mapping[str, Any]) -> dict[str, Any]:
+def merge(*mappings: Mapping[str, Value]) -> JsonObject:
     """Merge mappings into a new one; later values win, nested mappings are merged in turn."""
-    merged: dict[str, Any] = {}
+    merged: JsonObject = {}
     for mapping in mappings:
         for key, value in mapping.items():
             is_nested = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
@@ -278,7 +283,7 @@ def merge(*mappings: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def config_hash(mapping: Mapping[str, Any]) -> str:
+def config_hash(mapping: Mapping[str, Value]) -> str:
     """Return 16 hex digits that stand for the content; key order, and list or tuple, do not matter.
 
     Raises:
@@ -301,17 +306,17 @@ class OptionRow:
 
     name: str
     type: str
-    default: Any
+    default: Value
     help: str
-    annotation: Any
+    annotation: Annotation
     minimum: float | None = None
     maximum: float | None = None
-    choices: tuple[Any, ...] | None = None
+    choices: tuple[Value, ...] | None = None
     unit: str | None = None
     formerly: str | None = None
 
 
-def describe(cls: type[Any]) -> list[OptionRow]:
+def describe(cls: type[Value]) -> list[OptionRow]:
     """Return one row per option in order of declaration; nested configs as `outer.inner`."""
     hints = get_type_hints(cls)
     rows = []

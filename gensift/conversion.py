@@ -11,7 +11,7 @@ import json
 import math
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeAlias, Union, get_args, get_origin
 
 from gensift.errors import ConfigError, nearest_hint
 
@@ -20,8 +20,17 @@ _FALSE = ("false", "no", "off", "0")
 _NONE = ("none", "null")
 _JSON_NAMES = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
 
+Value: TypeAlias = Any
+"""Whatever a file, a command line or a program has given; what it is decides what is done."""
 
-def convert(value: Any, annotation: Any, build: Callable[[type, Mapping[str, Any]], Any]) -> Any:
+Annotation: TypeAlias = object
+"""A type as it stands in an annotation: a class, a union, a generic alias."""
+
+Build: TypeAlias = Callable[[type, Mapping[str, Value]], Value]
+"""Makes an object of a class out of a mapping of its fields."""
+
+
+def convert(value: Value, annotation: Annotation, build: Build) -> Value:
     """Return `value` as `annotation` wants it: int to float, list to tuple, mapping to dataclass.
 
     `build` makes a nested dataclass from a mapping.
@@ -46,19 +55,20 @@ def convert(value: Any, annotation: Any, build: Callable[[type, Mapping[str, Any
     return _convert_scalar(value, annotation)
 
 
-def _convert_scalar(value: Any, annotation: Any) -> Any:
+def _convert_scalar(value: Value, annotation: Annotation) -> Value:
     if annotation in (None, type(None)):
         return value if value is None else _refuse(annotation)
     is_bool = isinstance(value, bool)
     if annotation is float and isinstance(value, (int, float)) and not is_bool:
         return float(value)
     # bool is a subclass of int, but True is no count.
-    if isinstance(value, annotation) and (not is_bool or annotation is bool):
+    is_one = isinstance(annotation, type) and isinstance(value, annotation)
+    if is_one and (not is_bool or annotation is bool):
         return value
     return _refuse(annotation)
 
 
-def _convert_union(value: Any, members: tuple[Any, ...], build: Any) -> Any:
+def _convert_union(value: Value, members: tuple[Annotation, ...], build: Build) -> Value:
     # An exact match goes first, so that 1 stays an int in `float | int`.
     for member in members:
         if type(value) is member:
@@ -73,15 +83,17 @@ def _convert_union(value: Any, members: tuple[Any, ...], build: Any) -> Any:
     return _refuse(Union[members])  # noqa: UP007 - members is a runtime tuple
 
 
-def _convert_sequence(value: Any, annotation: Any, build: Any) -> Any:
+def _convert_sequence(value: Value, annotation: Annotation, build: Build) -> Value:
     if not isinstance(value, (list, tuple)):
         return _refuse(annotation)
-    kind = get_origin(annotation) or annotation
+    kind = list if list in (annotation, get_origin(annotation)) else tuple
     members = _element_types(annotation, len(value), default=Any)
     return kind(convert(v, member, build) for v, member in zip(value, members, strict=True))
 
 
-def _element_types(annotation: Any, count: int, default: Any) -> tuple[Any, ...]:
+def _element_types(
+    annotation: Annotation, count: int, default: Annotation
+) -> tuple[Annotation, ...]:
     """Return the annotation of each of `count` elements; refuse a count that does not fit."""
     members = get_args(annotation)
     is_fixed = get_origin(annotation) is tuple and members[-1] is not Ellipsis
@@ -90,14 +102,14 @@ def _element_types(annotation: Any, count: int, default: Any) -> tuple[Any, ...]
     return (members[0] if members else default,) * count
 
 
-def _convert_mapping(value: Any, annotation: Any, build: Any) -> dict[str, Any]:
+def _convert_mapping(value: Value, annotation: Annotation, build: Build) -> dict[str, Value]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         _refuse(annotation)
     _, member = get_args(annotation) or (str, Any)
     return {key: convert(item, member, build) for key, item in value.items()}
 
 
-def parse_text(text: str, annotation: Any) -> Any:
+def parse_text(text: str, annotation: Annotation) -> Value:
     """Read `text` from a command line as `annotation`; lists are JSON or `0.3,0.4`.
 
     Raises:
@@ -116,7 +128,7 @@ def parse_text(text: str, annotation: Any) -> Any:
     return _parse_scalar(text.strip(), annotation)
 
 
-def _parse_scalar(text: str, annotation: Any) -> Any:
+def _parse_scalar(text: str, annotation: Annotation) -> Value:
     folded = text.casefold()
     if annotation in (None, type(None)):
         return None if folded in _NONE else _refuse(annotation)
@@ -128,7 +140,7 @@ def _parse_scalar(text: str, annotation: Any) -> Any:
         return _refuse(annotation)
 
 
-def _parse_union(text: str, members: tuple[Any, ...]) -> Any:
+def _parse_union(text: str, members: tuple[Annotation, ...]) -> Value:
     # Text fits anything, so str comes last and None first.
     for member in sorted(members, key=lambda m: (m is str, m is not type(None))):
         try:
@@ -138,7 +150,7 @@ def _parse_union(text: str, members: tuple[Any, ...]) -> Any:
     return _refuse(Union[members])  # noqa: UP007 - members is a runtime tuple
 
 
-def _parse_list(text: str, annotation: Any) -> list[Any]:
+def _parse_list(text: str, annotation: Annotation) -> list[Value]:
     if text.strip().startswith("["):
         try:
             parsed = json.loads(text)
@@ -153,7 +165,7 @@ def _parse_list(text: str, annotation: Any) -> list[Any]:
         _refuse(annotation)
 
 
-def outside_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
+def outside_bounds(value: Value, bounds: Mapping[str, Value]) -> str | None:
     """Return what `bounds` (minimum, maximum, choices, unit) allow if `value` is not, or None."""
     low, high, choices = (bounds.get(name) for name in ("minimum", "maximum", "choices"))
     if choices is not None and value is not None and value not in choices:
@@ -170,12 +182,12 @@ def outside_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
     return (f"at least {low}" if low is not None else f"at most {high}") + unit
 
 
-def is_union(annotation: Any) -> bool:
+def is_union(annotation: Annotation) -> bool:
     """Whether `annotation` is `A | B` or `Optional[A]`."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 
-def type_text(annotation: Any) -> str:
+def type_text(annotation: Annotation) -> str:
     """Return the annotation as a reader wants it: `list of float`, `int or none`, `a | b`."""
     origin, members = get_origin(annotation), get_args(annotation)
     if is_union(annotation):
@@ -191,7 +203,7 @@ def type_text(annotation: Any) -> str:
     return str(getattr(annotation, "__name__", annotation))
 
 
-def plain(value: Any) -> Any:
+def plain(value: Value) -> Value:
     """Return `value` in JSON's own types: dataclasses to dicts, tuples to lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -202,7 +214,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def strict_json(value: Any, *, indent: int | None = None) -> str:
+def strict_json(value: Value, *, indent: int | None = None) -> str:
     """Dump `value` as strict JSON; non-finite floats become "nan", "inf" and "-inf".
 
     Raises:
@@ -211,12 +223,12 @@ def strict_json(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(json_safe(value), allow_nan=False, indent=indent)
 
 
-def json_safe(value: Any) -> Any:
+def json_safe(value: Value) -> Value:
     """Return `value` as `plain` does, with non-finite floats as texts that `float` reads back."""
     return _finite(plain(value))
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: Value) -> Value:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -224,6 +236,6 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _refuse(annotation: Any) -> NoReturn:
+def _refuse(annotation: Annotation) -> NoReturn:
     named = _JSON_NAMES.get(annotation) if isinstance(annotation, type) else None
     raise ValueError(named or type_text(annotation))

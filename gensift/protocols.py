@@ -21,6 +21,12 @@ PipelineOutput: TypeAlias = Any
 Sample: TypeAlias = Any
 """One sample, as the pipeline returned it: a picture, a tensor, a text, an episode."""
 
+Timestep: TypeAlias = Any
+"""A scheduler's own time value: a number, or a tensor without dimensions or with one."""
+
+SchedulerOutput: TypeAlias = Any
+"""What `scheduler.step` returns: a tuple or an output dataclass, latents first."""
+
 AnyFunction: TypeAlias = Callable[..., Any]
 """A function that is not ours, called with whatever it is given."""
 

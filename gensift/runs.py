@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from gensift.config import config_hash
-from gensift.conversion import strict_json
+from gensift.conversion import Value, strict_json
 from gensift.errors import RunFolderError
 from gensift.files import remove_stale_temporaries, write_atomically
 from gensift.json_files import DamagedError, checked, parse_json, read_object
@@ -56,7 +56,7 @@ class RunFiles:
         image.save(buffer, format="PNG", pnginfo=info, compress_level=compress_level)
         return self._write(name, buffer.getvalue())
 
-    def write_json(self, name: str, content: Any) -> Path:
+    def write_json(self, name: str, content: Value) -> Path:
         """Write `content` as the strict JSON file `name`; return its path."""
         return self._write(name, (strict_json(content, indent=2) + "\n").encode())
 
@@ -100,9 +100,9 @@ class RunFolder(RunFiles):
         self,
         path: str | Path,
         *,
-        config: Mapping[str, Any],
+        config: Mapping[str, Value],
         command: str,
-        pipeline_call: Mapping[str, Any] | None,
+        pipeline_call: Mapping[str, Value] | None,
         versions: Mapping[str, str],
     ) -> None:
         super().__init__(path)
@@ -123,7 +123,7 @@ class RunFolder(RunFiles):
             self.close()
             raise
 
-    def _open(self, config: Mapping[str, Any]) -> None:
+    def _open(self, config: Mapping[str, Value]) -> None:
         remove_stale_temporaries(self.path)
         before = self._read_summary()
         if before is not None and config_hash(before["config"]) != self.config_hash:
@@ -154,7 +154,7 @@ class RunFolder(RunFiles):
         lines = [line for line in self._results if self._has_files(line)]
         return sorted(lines, key=lambda line: int(line["prompt_index"]))
 
-    def append_result(self, result: Mapping[str, Any]) -> None:
+    def append_result(self, result: Mapping[str, Value]) -> None:
         """Add the line of one finished prompt; it is on disk when this returns.
 
         Write its images first. `result` has "prompt", "prompt_index", "samples" and "cost"; the
@@ -172,7 +172,7 @@ class RunFolder(RunFiles):
                 _append(self.path / RESULTS, text.encode())
         self._results = [*kept, json.loads(text)]
 
-    def write_summary(self, cost: Mapping[str, Any]) -> Path:
+    def write_summary(self, cost: Mapping[str, Value]) -> Path:
         """Write `run.json`: command, config, pipeline call, versions, and the run's `cost`."""
         return self.write_json(SUMMARY, {**self._summary, "cost": cost})
 
@@ -249,7 +249,7 @@ class RunFolder(RunFiles):
         except DamagedError as error:
             raise self._damaged(PLAN, error) from error
 
-    def _has_files(self, line: Mapping[str, Any]) -> bool:
+    def _has_files(self, line: Mapping[str, Value]) -> bool:
         files = [sample["file"] for sample in line["samples"] if sample.get("file") is not None]
         return all(_is_whole(self.path / name) for name in files)
 
@@ -316,12 +316,12 @@ def _append(file: Path, data: bytes) -> None:
         raise
 
 
-def _is_for(line: Mapping[str, Any], prompts: Sequence[str] | None) -> bool:
+def _is_for(line: Mapping[str, Value], prompts: Sequence[str] | None) -> bool:
     index = line["prompt_index"]
     return prompts is None or (index < len(prompts) and line.get("prompt") == prompts[index])
 
 
-def _differing_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _differing_keys(before: Mapping[str, Value], after: Mapping[str, Value]) -> list[str]:
     """Return the dotted keys whose values differ, each with both values."""
     left, right = _flattened(before), _flattened(after)
     return [
@@ -331,7 +331,7 @@ def _differing_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
     ]
 
 
-def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flattened(mapping: Mapping[str, Value], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):

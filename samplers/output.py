@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any
 
 from gensift.cost import Cost
 from gensift.trace import Stage, Trace
@@ -92,44 +92,3 @@ class PlannedStage:
     alive: int
     kept: int
     round: int | None = None
-
-
-@runtime_checkable
-class Sampler(Protocol):
-    """A way to spend compute on better samples.
-
-    Attributes:
-        name: registered name.
-        modality: "image", "text" or "action".
-        pipelines: what it runs on, in words.
-        config_class: frozen keyword-only dataclass of its options.
-        default_model: zoo model that is used when none is named.
-    """
-
-    name: ClassVar[str]
-    modality: ClassVar[str]
-    pipelines: ClassVar[str]
-    config_class: ClassVar[type[Any]]
-    default_model: ClassVar[str]
-
-    def __init__(self, reward: Any, *, keep_previews: bool = False, **options: Any) -> None:
-        """Take what judges, and the options of `config_class` by name."""
-        ...
-
-    def plan(
-        self, pipeline: Any, prompts: int | str | Sequence[str] = 1, **pipeline_kwargs: Any
-    ) -> Any:
-        """What a call would do, without doing it; has `num_candidates`, `cost` and `to_dict()`."""
-        ...
-
-    def __call__(
-        self,
-        pipeline: Any,
-        prompts: str | Sequence[str],
-        *,
-        seeds: Sequence[Sequence[int]] | None = None,
-        progress: Progress | None = None,
-        **pipeline_kwargs: Any,
-    ) -> SamplerOutput:
-        """Draw samples for `prompts`."""
-        ...

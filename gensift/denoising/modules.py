@@ -142,7 +142,7 @@ def hooks_on(module: torch.nn.Module) -> list[Any]:
     return list(registry.hooks.values()) if registry is not None else []
 
 
-class ForwardHook(ModelHook):  # type: ignore[misc]
+class ForwardHook(ModelHook):
     """A hook whose `new_forward(module, *args, **kwargs)` stands in for the forward of a module."""
 
     @property
@@ -246,7 +246,7 @@ class ReplacedMethod:
             own[self._name] = self._before
 
 
-class ContextName(StateManager):  # type: ignore[misc]
+class ContextName(StateManager):
     """Attribute of a stateful hook by which it learns the name given to `cache_context`."""
 
     def __init__(self) -> None:

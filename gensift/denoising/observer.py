@@ -25,7 +25,7 @@ from gensift.denoising.prediction import (
 )
 from gensift.denoising.scheduler_rows import copy_history, snapshot, try_step
 from gensift.errors import ConfigError
-from gensift.protocols import AnyFunction, PipelineOutput, Scheduler
+from gensift.protocols import AnyFunction, Scheduler, SchedulerOutput, Timestep
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class StepEvent:
 
     step_index: int
     num_inference_steps: int
-    timestep: Any
+    timestep: Timestep
     sample: torch.Tensor
     model_output: torch.Tensor
     latents: torch.Tensor
@@ -171,7 +171,11 @@ class _Watcher:
         self._step_index = 0
 
     def rows_before(
-        self, scheduler: Scheduler, model_output: Any, timestep: Any, sample: Any
+        self,
+        scheduler: Scheduler,
+        model_output: torch.Tensor,
+        timestep: Timestep,
+        sample: torch.Tensor,
     ) -> Sequence[int] | None:
         """What `before_step` says of the step to come."""
         if self._before_step is None:
@@ -193,7 +197,7 @@ class _Watcher:
         )
         return self._before_step(event)
 
-    def __call__(self, step: SchedulerStep) -> Any:
+    def __call__(self, step: SchedulerStep) -> SchedulerOutput:
         event = StepEvent(
             step_index=self._step_index,
             num_inference_steps=self._num_steps(),
@@ -216,8 +220,13 @@ def _watched_step(scheduler: Scheduler, inner: AnyFunction, watcher: _Watcher) -
     # Pipelines look for `eta` and `generator` in the signature, so it must show through.
     @functools.wraps(type(scheduler).step)
     def step(
-        self: Any, model_output: Any, timestep: Any, sample: Any, *args: object, **kwargs: Any
-    ) -> Any:
+        self: Scheduler,
+        model_output: torch.Tensor,
+        timestep: Timestep,
+        sample: torch.Tensor,
+        *args: object,
+        **kwargs: Any,
+    ) -> SchedulerOutput:
         # A deep copy carries this method too, and must step itself, unwatched.
         if self is not scheduler:
             return type(self).step(self, model_output, timestep, sample, *args, **kwargs)
@@ -232,7 +241,7 @@ def _watched_step(scheduler: Scheduler, inner: AnyFunction, watcher: _Watcher) -
     return step
 
 
-def _with_latents(output: PipelineOutput, latents: torch.Tensor) -> Any:
+def _with_latents(output: SchedulerOutput, latents: torch.Tensor) -> SchedulerOutput:
     if isinstance(output, tuple):
         return (latents, *output[1:])
     if is_dataclass(output) and not isinstance(output, type):

@@ -18,6 +18,7 @@ from gensift.hub import (
     is_hub_id,
     is_offline,
 )
+from gensift.protocols import Pipeline
 from gensift.zoo.catalog import ZOO, model_folder
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def load_pipeline(
     return pipe
 
 
-def call_defaults(pipeline: Any) -> dict[str, Any]:
+def call_defaults(pipeline: Pipeline) -> dict[str, Any]:
     """Keyword arguments that the pipeline's model folder asks for (size, steps, guidance).
 
     Read from the folder's `gensift.json`; empty for models without one.
@@ -95,7 +96,7 @@ def call_defaults(pipeline: Any) -> dict[str, Any]:
     return defaults
 
 
-def load_preview_decoder(pipeline: Any, spec: str) -> Any:
+def load_preview_decoder(pipeline: Pipeline, spec: str) -> Any:
     """The `AutoencoderTiny` that decodes early estimates, or None for the pipeline's own VAE.
 
     Args:
@@ -142,14 +143,14 @@ def _read_preview_decoder(location: str, dtype: Any, device: str) -> Any:
     return decoder.to(device).eval()
 
 
-def device_of(pipeline: Any) -> Any:
+def device_of(pipeline: Pipeline) -> Any:
     """Where a pipeline runs, also while its parts are offloaded."""
     from gensift.denoising.modules import execution_device_of
 
     return execution_device_of(pipeline)
 
 
-def model_folder_of(pipeline: Any) -> Path | None:
+def model_folder_of(pipeline: Pipeline) -> Path | None:
     """The folder that a pipeline was loaded from; None for one that was put together or fetched."""
     config = getattr(pipeline, "config", {})
     known = config if isinstance(config, Mapping) else {}

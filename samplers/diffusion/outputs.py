@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gensift.protocols import PipelineOutput
+from gensift.protocols import PipelineOutput, Sample
 
 Row = tuple[Any, ...]
 
@@ -21,7 +21,7 @@ def split_rows(output: PipelineOutput) -> list[Row]:
     return [tuple(f[i] if _has_rows(f, count) else f for f in fields) for i in range(count)]
 
 
-def join_rows(output: PipelineOutput, rows: Sequence[Row]) -> Any:
+def join_rows(output: PipelineOutput, rows: Sequence[Row]) -> PipelineOutput:
     """An output of the type of `output`, with these rows."""
     fields = _fields(output)
     count = len(fields[0])
@@ -34,16 +34,16 @@ def join_rows(output: PipelineOutput, rows: Sequence[Row]) -> Any:
     return replace(output, **dict(zip(output.keys(), joined, strict=True)))
 
 
-def _fields(output: PipelineOutput) -> list[Any]:
+def _fields(output: PipelineOutput) -> list[PipelineOutput]:
     # diffusers' output dataclasses are mappings; fields that are None are not among the keys.
     return list(output) if isinstance(output, tuple) else list(output.values())
 
 
-def _has_rows(field: Any, count: int) -> bool:
+def _has_rows(field: PipelineOutput, count: int) -> bool:
     return isinstance(field, list | np.ndarray | torch.Tensor) and len(field) == count
 
 
-def _stacked(like: Any, rows: list[Any]) -> Any:
+def _stacked(like: PipelineOutput, rows: list[Sample]) -> PipelineOutput:
     if isinstance(like, torch.Tensor):
         return torch.stack(rows)
     return np.stack(rows) if isinstance(like, np.ndarray) else rows

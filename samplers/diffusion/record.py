@@ -123,13 +123,13 @@ def _record_shard(
         sigmas.append(event.flow_sigma)
         if not event.is_last:
             images = previewer.decode(event.pred_original_sample)
-            pictures.append(to_bytes(images, config.picture_size).unflatten(0, groups))  # type: ignore[no-untyped-call]
+            pictures.append(to_bytes(images, config.picture_size).unflatten(0, groups))
 
     sampler = BestOfN(None, num_candidates=config.num_images, max_rows=config.max_rows)
     with observe_steps(pipe, keep):
         output = sampler(pipe, prompts, seeds=seeds, **{**pipeline_kwargs, "output_type": "pt"})
     finished = torch.stack(output.images).float().clamp(0, 1)
-    pictures.append(to_bytes(finished, config.picture_size).unflatten(0, groups))  # type: ignore[no-untyped-call]
+    pictures.append(to_bytes(finished, config.picture_size).unflatten(0, groups))
     texts = [prompt for prompt in prompts for _ in range(config.num_images)]
     scores = {
         name: call_reward(reward, finished, texts, config.max_rows).view(groups)

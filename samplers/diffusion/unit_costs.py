@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gensift.errors import ConfigError
+from gensift.protocols import PipelineOutput
 from gensift.randomness import candidate_seeds, make_generators
 from samplers.diffusion.call import PipelineCall
 from samplers.diffusion.preview import Previewer
 from samplers.diffusion.schedule import UnitCosts
 from samplers.scoring import RewardSpec, Scorer
 
-Meter = Callable[[Callable[[], Any]], tuple[Any, float]]
+Meter = Callable[[Callable[[], PipelineOutput]], tuple[PipelineOutput, float]]
 _ROWS = 4
 _SHORT, _LONG = 2, 5
 
@@ -26,7 +27,7 @@ def measure_unit_costs(
     call: PipelineCall,
     reward: RewardSpec,
     unit: Literal["flops", "seconds"],
-    preview_decoder: Any = None,
+    preview_decoder: torch.nn.Module | None = None,
 ) -> UnitCosts:
     """Run a few steps of a few candidates and read off the marginal cost of each part.
 
@@ -43,7 +44,7 @@ def measure_unit_costs(
     seeds = candidate_seeds(0, 0, _ROWS)
     probe = {call.count_argument: _ROWS, "output_type": "latent", "prompt": call.prompts[0]}
 
-    def run(steps: int) -> Any:
+    def run(steps: int) -> PipelineOutput:
         # Some pipelines take the schedule as a list; a probe only needs its length.
         arguments = call.arguments | probe | {"num_inference_steps": steps}
         arguments |= {name: None for name in ("timesteps", "sigmas") if name in arguments}
@@ -77,21 +78,25 @@ def measure_unit_costs(
 
 
 def _scoring_cost(
-    call: PipelineCall, reward: RewardSpec, latents: torch.Tensor, meter: Meter, decoder: Any
+    call: PipelineCall,
+    reward: RewardSpec,
+    latents: torch.Tensor,
+    meter: Meter,
+    decoder: torch.nn.Module | None,
 ) -> float:
     scorer = Scorer(reward)
     if not scorer.names:
         return 0.0
     previewer = Previewer(call.bound, *call.size, decoder=decoder)
 
-    def score() -> Any:
+    def score() -> PipelineOutput:
         return scorer.score(previewer, latents, [call.prompts[0]] * len(latents), None)
 
     score()
     return meter(score)[1] / len(latents)
 
 
-def _time(run: Callable[[], Any]) -> tuple[Any, float]:
+def _time(run: Callable[[], PipelineOutput]) -> tuple[PipelineOutput, float]:
     _finish_gpu_work()
     start = time.perf_counter()
     result = run()
@@ -104,7 +109,7 @@ def _finish_gpu_work() -> None:
         torch.cuda.synchronize(device)
 
 
-def _count_flops(run: Callable[[], Any]) -> tuple[Any, float]:
+def _count_flops(run: Callable[[], PipelineOutput]) -> tuple[PipelineOutput, float]:
     with FlopCounterMode(display=False) as counter:
         result = run()
     return result, float(counter.get_total_flops())

@@ -24,7 +24,7 @@ from samplers.text.state import Columns
 Commit = Literal["refinement", "quota", "threshold", "factor"]
 
 
-class DiverseBlockScheduler(BlockRefinementScheduler):  # type: ignore[misc]
+class DiverseBlockScheduler(BlockRefinementScheduler):
     """A `BlockRefinementScheduler` that diversifies the rows of a prompt before it samples.
 
         pipe.scheduler = DiverseBlockScheduler.from_config(pipe.scheduler.config, alpha=16.0)
@@ -48,7 +48,7 @@ class DiverseBlockScheduler(BlockRefinementScheduler):  # type: ignore[misc]
     Source: ODD (arXiv 2603.04893); blocks are ours.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         block_length: int = 32,

@@ -182,7 +182,7 @@ class _StageLoop:
         rows = self.order.at(self.done)[rank::world]
         seed = derived_seed([self.config.seed, self.done, rank], self.stage.name)
         generator = torch.Generator().manual_seed(seed)
-        pieces = rows.split(self.config.micro_batch or len(rows))  # type: ignore[no-untyped-call]
+        pieces = rows.split(self.config.micro_batch or len(rows))
         figures = torch.zeros(2, device=self.accelerator.device)
         for number, piece in enumerate(pieces):
             is_last = number == len(pieces) - 1

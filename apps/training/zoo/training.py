@@ -98,7 +98,7 @@ class TrainingRun:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
         loss, figures = loss_at(self._done)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         parameters = [p for m in self.modules.values() for p in m.parameters()]
         norm = nn.utils.clip_grad_norm_(parameters, self.clip)
         if not math.isfinite(float(norm)):

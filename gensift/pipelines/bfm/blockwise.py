@@ -23,7 +23,7 @@ from gensift.pipelines.bfm.shards import MissingSegment, load_with_segments, wri
 
 
 @dataclass
-class BFMOutput(BaseOutput):  # type: ignore[misc]
+class BFMOutput(BaseOutput):
     """What a blockwise model returns.
 
     Attributes:
@@ -37,7 +37,7 @@ class BFMOutput(BaseOutput):  # type: ignore[misc]
     features: Tensor
 
 
-class BlockwiseTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class BlockwiseTransformer(ModelMixin, ConfigMixin):
     """A flow model with a trunk, one stack of blocks per segment, and parts shared by all.
 
     A subclass builds `shared`, `trunk`, `segments` and, where `frn_depth` is above 0, `frn`.

@@ -31,7 +31,7 @@ StepEnd = Callable[[Any, int, Any, dict[str, Tensor]], Mapping[str, Tensor] | No
 
 
 @dataclass
-class BFMPipelineOutput(ImagePipelineOutput):  # type: ignore[misc]
+class BFMPipelineOutput(ImagePipelineOutput):
     """What a call returns.
 
     Attributes:
@@ -42,7 +42,7 @@ class BFMPipelineOutput(ImagePipelineOutput):  # type: ignore[misc]
     evaluations: dict[str, int]
 
 
-class BFMPipeline(DiffusionPipeline):  # type: ignore[misc]
+class BFMPipeline(DiffusionPipeline):
     """Pictures of a class, sigma going from 1 to 0.
 
     Args:

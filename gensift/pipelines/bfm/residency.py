@@ -51,7 +51,7 @@ class SegmentResidency:
         room = ahead * sum(value.nbytes for value in shapes.values())
         self._staging = {name: self._empty_like(shapes[name]) for name in _first(shapes, room)}
         is_cuda = self._device.type == "cuda"
-        self._stream = torch.cuda.Stream(self._device) if is_cuda else None  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(self._device) if is_cuda else None
         self._staged: int | None = None
         self.active: int | None = None
         self.bytes_moved = 0

@@ -26,7 +26,7 @@ from gensift.pipelines.bfm.rotary import rotary_angles
 from gensift.pipelines.bfm.sizes import check_sizes
 
 
-class SiTTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class SiTTransformer2DModel(ModelMixin, ConfigMixin):
     """Velocity of latents by one stack of blocks for all times.
 
     Args:
@@ -45,7 +45,7 @@ class SiTTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
     boundaries = (1.0, 0.0)
     has_approximation = False
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         depth: int = 28,

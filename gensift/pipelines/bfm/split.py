@@ -93,7 +93,7 @@ class SplitTransformer2DModel(BlockwiseTransformer):
         ConfigError: sizes do not fit together.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         num_segments: int = 6,

@@ -59,7 +59,7 @@ class BFMTransformer2DModel(BlockwiseTransformer):
         ConfigError: sizes do not fit together.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         num_segments: int = 6,

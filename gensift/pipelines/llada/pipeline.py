@@ -31,7 +31,7 @@ StepEnd = Callable[[Pipeline, int, int, dict[str, Tensor]], Mapping[str, Tensor]
 
 
 @dataclass
-class LLaDAPipelineOutput(BaseOutput):  # type: ignore[misc]
+class LLaDAPipelineOutput(BaseOutput):
     """What a call returns.
 
     Attributes:
@@ -44,7 +44,7 @@ class LLaDAPipelineOutput(BaseOutput):  # type: ignore[misc]
     texts: list[str] | None = None
 
 
-class LLaDAPipeline(DiffusionPipeline):  # type: ignore[misc]
+class LLaDAPipeline(DiffusionPipeline):
     """Text from a masked diffusion language model, block by block, surest tokens first.
 
     This is the reference decoding; `gensift.TextDecode` and `gensift.ODD` decode with caches,

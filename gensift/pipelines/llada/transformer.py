@@ -19,7 +19,7 @@ from gensift.pipelines.llada.layers import LLaDALayer, rotary_table
 
 
 @dataclass
-class LLaDAOutput(BaseOutput):  # type: ignore[misc]
+class LLaDAOutput(BaseOutput):
     """What the transformer predicts.
 
     Attributes:
@@ -29,7 +29,7 @@ class LLaDAOutput(BaseOutput):  # type: ignore[misc]
     logits: Tensor
 
 
-class LLaDATransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class LLaDATransformer(ModelMixin, ConfigMixin):
     """A Llama without a causal mask. Options and parameters are named as in published checkpoints.
 
     The parts of a forward pass (`embed`, `rotary`, `layers`, `head`) can be called one by one,
@@ -57,7 +57,7 @@ class LLaDATransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     uses_attention_dispatcher = True
     """Attention runs on the active backend, which `set_attention_backend` sets for all models."""
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         *,
