@@ -30,8 +30,7 @@ app: setup
 	$(BIN)/gensift app
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto \
-		--dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 
 lint: setup
 	$(BIN)/ruff format --check .

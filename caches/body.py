@@ -57,8 +57,8 @@ class Body:
         """Call `denoise`, with `difference` in place of what the blocks would add, if it fits.
 
         Returns:
-            The output; and what the blocks added to the hidden states, float32, or None where
-            `difference` stood for them.
+            The output; and what the blocks added to the hidden states, float32 `(rows, ...)`, or
+            None where `difference` stood for them.
         """
         self.is_running, self.kept = True, difference
         try:
@@ -83,7 +83,7 @@ class Body:
         self._attached = []
 
     def enter(self, hidden: Tensor) -> None:
-        """Begin with `hidden`; the blocks run after all if what is kept is of another size."""
+        """Begin with `hidden` `(rows, ...)`; the blocks run if what is kept has another size."""
         self.entered = hidden
         if self.kept is not None and self.is_padded:
             self.kept = with_tokens(self.kept, hidden.shape[1])

@@ -31,7 +31,7 @@ def prediction_in(output: object) -> object:
 
 
 def with_prediction(output: object, prediction: Tensor) -> object:
-    """`output` with another prediction, in the form of its own."""
+    """`output` with another prediction `(rows, ...)`, in the form of its own."""
     own = prediction_in(output)
     value = list(prediction.unbind(0)) if isinstance(own, list) else prediction
     if isinstance(output, Mapping):
@@ -47,7 +47,7 @@ def channel_dim(latents: Tensor) -> int:
 
 
 def matching(latents: Tensor, prediction: Tensor) -> Tensor:
-    """The part of a denoiser's input that corresponds to its output, float32.
+    """The part of a denoiser's input that corresponds to its output, float32 `(rows, ...)`.
 
     Inputs may carry further channels behind (inpainting), outputs too (a learned variance): the
     former are cut off, the latter get zeros.

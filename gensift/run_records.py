@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gensift.cost import Cost
 from gensift.errors import ConfigError
@@ -35,19 +35,13 @@ class _Record(BaseModel):
 
 
 class SampleRecord(_Record):
-    """One sample of a prompt: a text, or a file beside the results."""
+    """One sample of a prompt: a text, a file beside the results, or what else a modality notes."""
 
     file: Annotated[str, AfterValidator(_inside)] | None = None
     text: str | None = None
     seed: int = Field(ge=0, lt=2**64)
     reward: Score = None
     rewards: dict[str, Score] = {}
-
-    @model_validator(mode="after")
-    def _has_something(self) -> SampleRecord:
-        if self.file is None and self.text is None:
-            raise ValueError("neither `file` nor `text` is there")
-        return self
 
 
 class ResultRecord(_Record):
@@ -58,6 +52,7 @@ class ResultRecord(_Record):
     samples: list[SampleRecord] = Field(min_length=1)
     cost: Annotated[dict[str, Any], AfterValidator(_cost)]
     config_hash: str
+    own: dict[str, Any] = {}
 
 
 class SummaryRecord(_Record):

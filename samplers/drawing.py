@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def probabilities(log_weights: Tensor) -> Tensor:
-    """Normalized weights, float64, of the same shape; shares of a common factor do not matter."""
+    """Normalized weights `(N,)`, float64; shares of a common factor do not matter."""
     return torch.softmax(log_weights.to(torch.float64), dim=0)
 
 
 def effective_size(log_weights: Tensor) -> float:
-    """1 / sum of squared normalized weights: N for equal ones, 1 where one outweighs the rest."""
+    """1 / sum of squares of weights `(N,)`: N for equal ones, 1 where one outweighs the rest."""
     return float(1 / probabilities(log_weights).square().sum())
 
 
@@ -23,7 +23,7 @@ def systematic(
 ) -> list[int]:
     """Draw `size` (by default N) ascending indices, each `size` times its probability often.
 
-    That is rounded down or up.
+    That is rounded down or up; `log_weights` are `(N,)`.
 
     One uniform number moves N equidistant pointers; on average the counts are exact.
     Source: Kitagawa 1996, appendix; Douc and Cappé 2005, section 2.4.
@@ -36,14 +36,14 @@ def systematic(
 def multinomial(
     log_weights: Tensor, generator: torch.Generator, size: int | None = None
 ) -> list[int]:
-    """Draw as many ascending indices independently; on average the same, with more scatter."""
+    """Draw as many ascending indices independently, by weights `(N,)`: with more scatter."""
     size = len(log_weights) if size is None else size
     points = torch.rand(size, dtype=torch.float64, generator=generator)
     return _at(log_weights, points.sort().values)
 
 
 def draw_one(log_weights: Tensor, generator: torch.Generator) -> int:
-    """Draw one index."""
+    """Draw one index by weights `(N,)`."""
     return _at(log_weights, torch.rand(1, dtype=torch.float64, generator=generator))[0]
 
 

@@ -112,13 +112,13 @@ class Scorer:
         return Scores({name: torch.cat(values) for name, values in scores.items()}, thumbnails)
 
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
-        """One score per living candidate of one prompt; non-finite ones become -inf."""
+        """One score per living candidate of one prompt, `(rows,)`; non-finite ones become -inf."""
         combined = self._combine(scores)
         return torch.where(torch.isfinite(combined), combined, -torch.inf)
 
 
 def decode_what_fits(decoder: Decoder, latents: Tensor, most: int | None) -> Tensor:
-    """Pictures of the leading `latents`: at most `most`, fewer where memory runs out.
+    """Pictures of the leading latents `(rows, ...)`: at most `most`, fewer where memory runs out.
 
     Raises:
         OutOfMemoryError: not even one fits.

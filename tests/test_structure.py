@@ -32,7 +32,7 @@ MOST_FUNCTION_LINES, MOST_FILE_LINES = 80, 400
 
 BY_NAME = r"(?:dict|Mapping)\[str, Tensor\]"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-SHAPE = re.compile(r"\(\s*(?:[\w.*+/ -]+|\.\.\.|…)\s*,[^()]*\)|\bscalar\b|0-d")
+SHAPE = re.compile(r"\(\s*(?:[\w.*+/ -]|len\(\w+\))+,[^()]*\)|\bscalar\b|0-d")
 
 
 @cache

@@ -206,9 +206,12 @@ def load_models(
 def _check_weights(model: str, of_rewards: RewardOptions) -> None:
     """Refuse a model or a reward that cannot be had, before any weights are read or fetched."""
     from gensift.pipelines.loading import check_model
+    from gensift.zoo.catalog import ZOO
     from rewards.registry import check_reward
 
     check_model(model)
+    if model in ZOO:
+        return  # quickly loaded, and the first to be refused where it does not fit
     for name, given in of_rewards.items():
         check_reward(name, given)
 

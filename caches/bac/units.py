@@ -52,7 +52,7 @@ class UnitSlot:
             attached.remove()
 
     def answer(self, batch: Tensor, compute: Callable[[], object]) -> object:
-        """What the sub-block returns to its block: given outputs if they fit, else its own."""
+        """What the sub-block returns for `(rows, ...)`: given outputs if they fit, else its own."""
         if self.given is not None and self.fits(batch):
             kept: tuple[Tensor | None, ...] = (*self.given, *[None] * self._num_unread)
             return kept if self.is_tuple else kept[0]
@@ -78,7 +78,7 @@ class UnitSlot:
         return pass_by
 
     def fits(self, batch: Tensor) -> bool:
-        """Whether `given` was made of inputs of the size of `batch`; it is dropped otherwise."""
+        """Whether `given` was made of inputs as large as `batch`, `(rows, ...)`; else it goes."""
         if self.given is None:
             return False
         if self.unit.is_padded:

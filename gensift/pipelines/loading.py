@@ -18,6 +18,7 @@ from gensift.hub import (
     is_hub_id,
     is_offline,
 )
+from gensift.json_files import DamagedError, read_object
 from gensift.protocols import Pipeline
 from gensift.zoo.catalog import ZOO, model_folder
 
@@ -217,7 +218,33 @@ def check_model(name: str) -> None:
         ConfigError: it is no zoo model, folder or hub id, or neither in the local hub cache nor
             within reach.
     """
-    check_available(_locate(name), f"Model {name!r}", _MODEL_ADVICE)
+    location = _locate(name)
+    check_available(location, f"Model {name!r}", _MODEL_ADVICE)
+    folder = Path(location)
+    if (folder / "model_index.json").is_file():
+        _check_folder(name, folder)
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    """Refuse a pipeline's folder of which something is missing, from its index alone."""
+    try:
+        index = read_object(folder / "model_index.json")
+    except DamagedError as error:
+        raise _not_loadable(name, f"of its model_index.json, {error}") from error
+    pipeline_class = index.get("_class_name")
+    if pipeline_class not in OWN_PIPELINES:
+        import diffusers
+
+        if not hasattr(diffusers, str(pipeline_class)):
+            raise _not_loadable(name, f"diffusers has no {pipeline_class}")
+    for component, source in index.items():
+        is_part = isinstance(source, list) and len(source) == 2 and source[0] is not None
+        if is_part and not component.startswith("_") and not (folder / component).is_dir():
+            raise _not_loadable(name, f"its part {component} is missing")
+
+
+def _not_loadable(name: str, reason: str) -> ConfigError:
+    return ConfigError(f"Model {name!r} cannot be loaded: {reason}. {_MODEL_ADVICE}.")
 
 
 def is_llada_checkpoint(folder: Path) -> bool:

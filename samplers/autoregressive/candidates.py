@@ -95,7 +95,7 @@ class Candidates:
 
 
 def finish_gpu_work(tensor: Tensor) -> None:
-    """Wait until the work on the device of `tensor` (of any shape) is over.
+    """Wait until the work on the device of `tensor` `(rows, ...)` is over.
 
     Parts of the time are told apart only when each one's work is.
     """

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gensift.errors import ConfigError
-from gensift.protocols import Arguments, Pipeline
+from gensift.protocols import AnyFunction, Arguments, Pipeline, PipelineOutput
 from samplers.diffusion.search import DiffusionSearch
 from samplers.output import Progress, SamplerOutput
 
@@ -78,8 +78,10 @@ def attach(
         )
     run = AttachedRun()
 
-    def search(plain_call: Any, args: tuple[object, ...], kwargs: Arguments) -> Any:
-        call = sampler.bind(pipe, plain_call, args, kwargs, prompts)
+    def search(
+        plain_call: AnyFunction, args: tuple[object, ...], kwargs: Arguments
+    ) -> PipelineOutput:
+        call = sampler.bind(pipe, plain, args, kwargs, prompts)
         call = call.with_candidates(sampler.num_candidates, seed, seeds, sampler.exchange)
         output, found = sampler.search(call, progress)
         run.record(found)
@@ -105,11 +107,11 @@ class _SwappedCall:
     def __init__(self, pipe: Pipeline) -> None:
         self._pipe = pipe
         self._plain = plain = type(pipe)
-        self.searches: list[Any] = []
+        self.searches: list[AnyFunction] = []
         searches = self.searches
 
         @functools.wraps(plain.__call__)
-        def __call__(self: Pipeline, *args: object, **kwargs: Any) -> Any:
+        def __call__(self: Pipeline, *args: object, **kwargs: object) -> PipelineOutput:
             return searches[-1](plain.__call__, args, kwargs)
 
         names = {"__call__": __call__, "__doc__": plain.__doc__, "_gensift_swapped": self}

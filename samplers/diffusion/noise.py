@@ -92,7 +92,7 @@ def neighbour(pivot: Tensor, direction: Tensor, similarity: float) -> Tensor:
     in `direction`. Computed in float64.
 
     Args:
-        pivot: one noise z, any float dtype.
+        pivot: one noise z, `(channels, ...)`, any float dtype.
         direction: Gaussian noise of the same shape.
         similarity: the cosine c, in [-1, 1].
 
@@ -107,13 +107,13 @@ def neighbour(pivot: Tensor, direction: Tensor, similarity: float) -> Tensor:
 
 
 def gaussian(shape: Sequence[int], seed: int) -> Tensor:
-    """Standard Gaussian noise, float32 on the CPU, the same on every machine."""
+    """Standard Gaussian noise of `shape`, such as `(4, 8, 8)`: float32, the same everywhere."""
     (generator,) = make_generators([seed])
     return torch.randn(tuple(shape), generator=generator)
 
 
 def refined(noise: Tensor, seeds: Iterable[int], similarity: float) -> Tensor:
-    """The noise reached from `noise` by one step to a neighbour per seed, in order."""
+    """The noise reached from `noise` `(channels, ...)` by one step per seed, in order."""
     for seed in seeds:
         noise = neighbour(noise, gaussian(noise.shape, seed), similarity)
     return noise

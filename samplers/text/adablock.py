@@ -43,12 +43,12 @@ class AdaBlock:
         return int(self._share * state.response.shape[1])
 
     def reach(self, state: DecodingState) -> Tensor:
-        """What is looked at or the default length, whichever is more."""
+        """What is looked at or the default length, whichever is more, int64 `(rows,)`."""
         left = state.response.shape[1] - state.first
         return left.clamp(max=max(self._looked_at(state), self._length))
 
     def size(self, state: DecodingState, proposal: Proposal) -> Tensor:
-        """Up to and with the most confident delimiter, or the default length."""
+        """Up to and with the most confident delimiter, or the default length, int64 `(rows,)`."""
         offset = proposal.position - state.first[:, None]
         is_delimiter = torch.isin(proposal.tokens, self._delimiters.to(offset.device))
         is_delimiter &= offset < self._looked_at(state)
@@ -60,5 +60,5 @@ class AdaBlock:
         return torch.minimum(wanted, left)
 
     def limit(self, is_masked: Tensor) -> Tensor:
-        """All."""
+        """All, bool `(rows, gen_length)`."""
         return is_masked

@@ -45,11 +45,11 @@ class Full:
     is_local = False
 
     def start(self, state: DecodingState, first: Tensor) -> Tensor:
-        """Everything sees the window."""
+        """Everything sees the window; int64 `(rows,)`."""
         return torch.zeros_like(first)
 
     def mask(self, state: DecodingState, queries: Tensor) -> Tensor | None:
-        """Padding is hidden, where there is any."""
+        """Padding is hidden, where there is any; bool `(rows, 1, 1, positions)`."""
         return padding_mask(state.is_real)
 
 
@@ -73,12 +73,12 @@ class BlockCausal:
         self._length = length
 
     def start(self, state: DecodingState, first: Tensor) -> Tensor:
-        """With the block, which may begin in the prompt."""
+        """With the block, which may begin in the prompt; int64 `(rows,)`."""
         inside = (state.prompt_sizes + first) % self._length
         return state.prompt_length + first - inside
 
     def mask(self, state: DecodingState, queries: Tensor) -> Tensor:
-        """Keys of the same block or an earlier one."""
+        """Keys of the same block or an earlier one; bool `(rows, 1, queries, positions)`."""
         block = (state.is_real.long().cumsum(1) - 1).div(self._length, rounding_mode="floor")
         asking = block.gather(1, queries)
         return _with_self(block[:, None] <= asking[..., None], state, queries)
@@ -93,11 +93,11 @@ class ContextCausal:
     is_local = True
 
     def start(self, state: DecodingState, first: Tensor) -> Tensor:
-        """With the window: nothing before it sees it."""
+        """With the window, as nothing before it sees it; int64 `(rows,)`."""
         return state.prompt_length + first
 
     def mask(self, state: DecodingState, queries: Tensor) -> Tensor:
-        """Keys before the query and, in the window, up to its end."""
+        """Keys up to the query, in the window to its end; bool `(rows, 1, queries, positions)`."""
         key = torch.arange(state.tokens.shape[1], device=queries.device)
         first, end = (state.prompt_length + edge[:, None] for edge in (state.first, state.end))
         is_inside = (queries >= first) & (queries < end)

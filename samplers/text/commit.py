@@ -43,7 +43,7 @@ class Quota:
     """The same number in every step, the surest first. Source: LLaDA."""
 
     def choose(self, confidence: Tensor, pace: Pace) -> Tensor:
-        """As many as the quota says."""
+        """As many as the quota says, bool `(rows, width)`."""
         return most_confident(confidence, quota(pace.masks, pace.steps, pace.step))
 
 
@@ -54,7 +54,7 @@ class Threshold:
         self._threshold = threshold
 
     def choose(self, confidence: Tensor, pace: Pace) -> Tensor:
-        """All at or above the threshold."""
+        """All at or above the threshold, bool `(rows, width)`."""
         return _surest(confidence) | (confidence >= self._threshold)
 
 
@@ -65,7 +65,7 @@ class ThresholdOrQuota:
         self._threshold = threshold
 
     def choose(self, confidence: Tensor, pace: Pace) -> Tensor:
-        """All strictly above the threshold, or as many as the quota says."""
+        """All strictly above the threshold, or as the quota says; bool `(rows, width)`."""
         counts = quota(pace.masks, pace.steps, pace.step)
         is_sure = confidence > self._threshold
         enough = is_sure.sum(1, keepdim=True) >= counts[:, None]
@@ -83,7 +83,7 @@ class Factor:
         self._factor = factor
 
     def choose(self, confidence: Tensor, pace: Pace) -> Tensor:
-        """The surest ones up to the first failure."""
+        """The surest ones up to the first failure, bool `(rows, width)`."""
         ordered = confidence.sort(dim=1, descending=True).values
         rank = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
         passes = ordered >= 1 - self._factor / (rank + 1)

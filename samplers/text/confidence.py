@@ -15,26 +15,26 @@ float32 `(rows, width)`, higher is committed earlier."""
 
 
 def probability(logits: Tensor, tokens: Tensor, uniforms: Tensor) -> Tensor:
-    """Probability of the proposed token. Source: LLaDA, "low_confidence"."""
+    """Probability of the proposed token, `(rows, width)`. Source: LLaDA, "low_confidence"."""
     return probability_of(logits, tokens)
 
 
 def margin(logits: Tensor, tokens: Tensor, uniforms: Tensor) -> Tensor:
-    """Lead of the most probable token over the second. Source: Dream, "topk_margin"."""
+    """Lead of the most probable token, `(rows, width)`. Source: Dream, "topk_margin"."""
     best, second = torch.softmax(logits.float(), dim=-1).topk(2, dim=-1).values.unbind(-1)
     lead: Tensor = best - second
     return lead
 
 
 def entropy(logits: Tensor, tokens: Tensor, uniforms: Tensor) -> Tensor:
-    """Negative entropy of the prediction, at most 0. Source: Dream, "entropy"."""
+    """Negative entropy, at most 0, `(rows, width)`. Source: Dream, "entropy"."""
     shares = torch.log_softmax(logits.float(), dim=-1).exp()
     total: Tensor = torch.special.xlogy(shares, shares).sum(-1)
     return total
 
 
 def random(logits: Tensor, tokens: Tensor, uniforms: Tensor) -> Tensor:
-    """Chance: any order is as good as another. Source: LLaDA, "random"."""
+    """Chance, `(rows, width)`: any order is as good as another. Source: LLaDA, "random"."""
     return uniforms.float()
 
 

@@ -50,7 +50,7 @@ class Denoiser:
         return forbid(logits, self._forbidden)
 
     def select(self, rows: Tensor, of: int) -> None:
-        """Keep some of the `of` rows."""
+        """Keep some of the `of` rows, int64 `(kept,)`."""
         self._policy.select(torch.cat([rows + branch * of for branch in range(self.branches)]))
 
 

@@ -29,14 +29,14 @@ class History:
         self._bases: dict[int, dict[int, Tensor]] = {}
 
     def add(self, prompt: int, step: int, basis: Tensor, *, is_end: bool = False) -> None:
-        """Keep the basis of a step; `is_end` after the last one."""
+        """Keep the basis of a step, `(vectors, vocab)`; `is_end` after the last one."""
         if self._is_final and is_end:
             self._bases[prompt] = {0: basis.cpu()}
         elif not self._is_final:
             self._bases.setdefault(prompt, {})[step] = basis.cpu()
 
     def at(self, prompt: int, step: int) -> Tensor | None:
-        """The basis of a step, or of the last one before it; None where nothing came earlier."""
+        """The basis of a step `(vectors, vocab)`, or of the last before it; None without any."""
         bases = self._bases.get(prompt, {})
         if not bases:
             return None
@@ -127,7 +127,7 @@ class DiversityProcessor(BatchProcessor):
         return moved
 
     def finish(self, responses: Tensor) -> None:
-        """Hand what this batch was like to the ones after it."""
+        """Hand responses `(rows, gen_length)` of this batch to the ones after it."""
         if self._earlier is None or self._batch.is_last or self._alpha == 0:
             return
         for prompts, members in self._groups:

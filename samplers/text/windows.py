@@ -60,7 +60,7 @@ class Blocks:
         self._with_prompt = with_prompt
 
     def reach(self, state: DecodingState) -> Tensor:
-        """The length, or what is left."""
+        """The length, or what is left, int64 `(rows,)`."""
         left = state.response.shape[1] - state.first
         if self._length is None:
             return left
@@ -68,11 +68,11 @@ class Blocks:
         return torch.minimum(left, torch.as_tensor(self._length) - taken)
 
     def size(self, state: DecodingState, proposal: Proposal) -> Tensor:
-        """What is proposed makes no difference."""
+        """What is proposed makes no difference, int64 `(rows,)`."""
         return self.reach(state)
 
     def limit(self, is_masked: Tensor) -> Tensor:
-        """All."""
+        """All, bool `(rows, gen_length)`."""
         return is_masked
 
 
@@ -83,13 +83,13 @@ class Sliding:
         self._length = length
 
     def reach(self, state: DecodingState) -> Tensor:
-        """Everything: it slides over the whole response."""
+        """Everything, int64 `(rows,)`: it slides over the whole response."""
         return state.response.shape[1] - state.first
 
     def size(self, state: DecodingState, proposal: Proposal) -> Tensor:
-        """Everything."""
+        """Everything, int64 `(rows,)`."""
         return self.reach(state)
 
     def limit(self, is_masked: Tensor) -> Tensor:
-        """The leftmost ones."""
+        """The leftmost ones, bool `(rows, gen_length)`."""
         return is_masked & (is_masked.long().cumsum(1) <= self._length)

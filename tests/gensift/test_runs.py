@@ -286,7 +286,6 @@ DAMAGED_LINES = {
     "an index that is true": {"prompt_index": True},
     "no samples": {"samples": []},
     "samples as a mapping": {"samples": {"file": "0000-0.png"}},
-    "a sample of nothing": {"samples": [{"seed": 1}]},
     "a seed as text": {"samples": [{"text": "x", "seed": "one"}]},
     "a negative seed": {"samples": [{"text": "x", "seed": -1}]},
     "a prompt that is a number": {"prompt": 7},

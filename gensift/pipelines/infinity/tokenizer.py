@@ -93,7 +93,7 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):
         return pixel_shuffle(signs, self.config.patch_size)
 
     def add(self, latents: Tensor, bits: Tensor, scale_index: int, num_scales: int) -> Tensor:
-        """`latents` with what `bits` of one scale add to them; all scales add alike."""
+        """Latents `(batch, channels, H, W)` with what the bits of one scale add to them."""
         return latents + resized(
             self.codes(bits), (latents.shape[-2], latents.shape[-1]), "bilinear"
         )
@@ -123,7 +123,7 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):
         """Write `latents` as bits, coarse grids first, each coding what the others left over.
 
         Args:
-            latents: of `encode`.
+            latents: of `encode`, `(batch, channels, H, W)`.
             scales: token grids; the last one has the size of the latents.
             flips: bool per scale (or for the first few): bits that go wrong on the way into the
                 sum. Later scales then code what undoes them: bitwise self-correction.

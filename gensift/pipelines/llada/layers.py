@@ -50,7 +50,7 @@ class LLaDALayer(nn.Module):
         return hidden + fed
 
     def forward(self, hidden: Tensor, rotary: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The whole layer; `mask` is true where a query may look."""
+        """The whole layer on `(rows, positions, width)`; `mask` is true where a query may look."""
         query, key, value = self.project(hidden, rotary)
         return self.finish(hidden, attend(query, key, value, mask))
 

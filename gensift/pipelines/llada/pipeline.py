@@ -276,24 +276,31 @@ class LLaDAPipeline(DiffusionPipeline):
         self.check_length(rows.tokens.shape[1], gen_length)
         generators = row_generators(generator, len(rows.tokens))
         decoding = ReferenceDecoding(self, rows, settings, generators)
-
-        def on_step(step: Step) -> None:
-            if callback_on_step_end is None:
-                return
-            tensors = {"input_ids": decoding.tokens, "logits": step.logits}
-            tensors |= {"columns": step.columns, "committed": step.committed}
-            chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-            changed = callback_on_step_end(self, step.index, step.index_in_block, chosen)
-            decoding.tokens = (changed or {}).get("input_ids", decoding.tokens)
-
+        names = callback_on_step_end_tensor_inputs
         try:
-            decoding.run(on_step)
+            decoding.run(lambda step: self._call_back(callback_on_step_end, names, decoding, step))
         finally:
             self.maybe_free_model_hooks()
         texts = self.decode(decoding.response) if output_type == "text" else None
         if not return_dict:
             return decoding.response, texts
         return LLaDAPipelineOutput(sequences=decoding.response, texts=texts)
+
+    def _call_back(
+        self,
+        callback: StepEnd | None,
+        names: Sequence[str],
+        decoding: ReferenceDecoding,
+        step: Step,
+    ) -> None:
+        """Show the callback of a call the tensors that it asked for; it may replace the tokens."""
+        if callback is None:
+            return
+        tensors = {"input_ids": decoding.tokens, "logits": step.logits}
+        tensors |= {"columns": step.columns, "committed": step.committed}
+        chosen = {name: tensors[name] for name in names}
+        changed = callback(self, step.index, step.index_in_block, chosen)
+        decoding.tokens = (changed or {}).get("input_ids", decoding.tokens)
 
     def decode(self, sequences: Tensor) -> list[str]:
         """Texts of responses, without special tokens."""
@@ -312,7 +319,7 @@ class LLaDAPipeline(DiffusionPipeline):
 
 
 def forbid(logits: Tensor, token_ids: Sequence[int]) -> Tensor:
-    """Logits with some tokens ruled out."""
+    """Logits `(..., vocab)` with some tokens ruled out."""
     return logits.index_fill(-1, torch.tensor(list(token_ids), device=logits.device), -torch.inf)
 
 

@@ -115,7 +115,7 @@ def pad_left(sequences: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Prompt
 
 
 def given_rows(input_ids: Tensor, attention_mask: Tensor | None) -> PromptRows:
-    """Rows of tokens that the caller has made.
+    """Rows of tokens `(rows, length)` that the caller has made, with a mask of the same shape.
 
     Raises:
         ConfigError: they are no int64 matrix, or the mask does not fit or pads on the right.

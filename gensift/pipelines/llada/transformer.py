@@ -113,7 +113,7 @@ class LLaDATransformer(ModelMixin, ConfigMixin):
         return embedded
 
     def rotary(self, position_ids: Tensor) -> Tensor:
-        """What turns queries and keys at these positions; see `rotary_table`."""
+        """What turns queries and keys at positions `(rows, positions)`; see `rotary_table`."""
         head_dim = self.config.d_model // self.config.n_heads
         return rotary_table(position_ids, head_dim, self.config.rope_theta)
 

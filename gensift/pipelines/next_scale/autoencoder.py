@@ -233,7 +233,7 @@ def as_pictures(decoded: Tensor) -> Tensor:
 
 
 def resized(latents: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """`latents` at another size; left as they are when they have it."""
+    """Latents `(batch, channels, H, W)` at another size; as they are when they have it."""
     if tuple(latents.shape[-2:]) == size:
         return latents
     if mode == "area":

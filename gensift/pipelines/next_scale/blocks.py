@@ -97,6 +97,6 @@ def norm_in_float32(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def modulated(hidden: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Layer norm without parameters of its own, then `* (1 + scale) + shift`, in float32."""
+    """Layer norm of `(rows, tokens, width)`, then `* (1 + scale) + shift`, in float32."""
     normed = layer_norm(hidden.float(), hidden.shape[-1:], eps=NORM_EPS)
     return torch.addcmul(shift.float(), normed, 1 + scale.float()).to(hidden.dtype)

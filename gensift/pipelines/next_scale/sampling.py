@@ -93,7 +93,7 @@ def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def draw_entries(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Indices `(...)` drawn from `softmax(logits)`, one uniform number each."""
+    """Indices `(rows, tokens)` drawn from `softmax(logits)`, one uniform number each."""
     bounds = logits.softmax(-1).cumsum(-1)
     total = bounds[..., -1:]
     # Rounding must not push a number beyond the last entry that has a share.

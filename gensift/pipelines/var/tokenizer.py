@@ -126,7 +126,7 @@ class VARTokenizer(ModelMixin, ConfigMixin):
         """Write `latents` as indices, coarse grids first, each coding what the others left over.
 
         Args:
-            latents: of `encode`.
+            latents: of `encode`, `(batch, channels, H, W)`.
             scales: token grids; the last one has the size of the latents.
         """
         total = torch.zeros_like(latents)

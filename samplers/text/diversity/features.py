@@ -87,7 +87,7 @@ class Features:
 
 
 def extract(rows: Rows, config: DiversityOptions, embeddings: Tensor | None) -> Features:
-    """The features of rows; `embeddings` as in `pool`."""
+    """The features of rows; `embeddings` are `(vocab, width)`, as in `pool`."""
     pooled = pool(rows, config.pooling, embeddings)
     norms = torch.linalg.vector_norm(pooled.vectors, dim=1, keepdim=True).clamp(min=MIN_NORM)
     return Features(pooled.vectors / norms, norms, Quality.of(rows, config), pooled, rows)

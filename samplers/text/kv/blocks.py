@@ -40,7 +40,7 @@ class BlockCache:
         self.work = Work()
 
     def logits(self, request: Request) -> Tensor:
-        """Logits at the columns asked for; rows that open a block run apart from the others."""
+        """Logits `(rows, columns, vocab)`; rows that open a block run apart from the others."""
         state = request.state
         if self._store is None:
             self._store = PositionStore(state.tokens.shape[1])
@@ -94,6 +94,6 @@ class BlockCache:
         )
 
     def select(self, rows: Tensor) -> None:
-        """Keep some rows only."""
+        """Keep some rows only, int64 `(kept,)`."""
         if self._store is not None:
             self._store.select(rows)

@@ -75,7 +75,7 @@ class ElasticCache:
         self.work = Work()
 
     def logits(self, request: Request) -> Tensor:
-        """Logits at the columns asked for."""
+        """Logits at the columns asked for, `(rows, columns, vocab)`."""
         state = request.state
         if self._store is None:
             self._store = PositionStore(state.tokens.shape[1])
@@ -101,7 +101,7 @@ class ElasticCache:
         return self._model.head(take(outputs, request.columns.index))
 
     def select(self, rows: Tensor) -> None:
-        """Keep some rows only."""
+        """Keep some rows only, int64 `(kept,)`."""
         if self._store is not None:
             self._store.select(rows)
             self._tracked = {number: ids[rows] for number, ids in self._tracked.items()}
