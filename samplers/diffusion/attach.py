@@ -78,9 +78,7 @@ def attach(
         )
     run = AttachedRun()
 
-    def search(
-        plain_call: AnyFunction, args: tuple[object, ...], kwargs: Arguments
-    ) -> PipelineOutput:
+    def search(plain: AnyFunction, args: tuple[object, ...], kwargs: Arguments) -> PipelineOutput:
         call = sampler.bind(pipe, plain, args, kwargs, prompts)
         call = call.with_candidates(sampler.num_candidates, seed, seeds, sampler.exchange)
         output, found = sampler.search(call, progress)
