@@ -194,7 +194,8 @@ def load_models(
     """
     modality = modality or MODALITIES.get(PICTURES)
     scoring = _scoring_device(options, exchange)
-    _check_weights(model, of_rewards)
+    modality.check_model(model)
+    _check_reward_weights(model, of_rewards)
     pipeline = load_model(options, model, exchange, modality)
     check_pipeline(pipeline, model, modality)
     return pipeline, {
@@ -203,13 +204,11 @@ def load_models(
     }
 
 
-def _check_weights(model: str, of_rewards: RewardOptions) -> None:
-    """Refuse a model or a reward that cannot be had, before any weights are read or fetched."""
-    from gensift.pipelines.loading import check_model
+def _check_reward_weights(model: str, of_rewards: RewardOptions) -> None:
+    """Refuse a reward that cannot be had, before any weights are read or fetched."""
     from gensift.zoo.catalog import ZOO
     from rewards.registry import check_reward
 
-    check_model(model)
     if model in ZOO:
         return  # quickly loaded, and the first to be refused where it does not fit
     for name, given in of_rewards.items():

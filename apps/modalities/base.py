@@ -85,6 +85,18 @@ class Modality(ABC, Generic[SampleT]):
             if getattr(options, option) and option not in self.takes:
                 raise ConfigError(message.format(sampler=options.sampler, modality=self.name))
 
+    def check_model(self, model: str) -> None:
+        """Refuse, without loading anything, a model that is not there and cannot be fetched.
+
+        A modality that loads pipelines its own way says here what it can load.
+
+        Raises:
+            GensiftError: there is no such model.
+        """
+        from gensift.pipelines.loading import check_model
+
+        check_model(model)
+
     def load_pipeline(self, model: str, **settings: Any) -> Pipeline:
         """Load what draws; `settings` are those of `gensift.load_pipeline`.
 

@@ -49,6 +49,9 @@ class Sound(Modality):
     def default_rewards(self, model):
         return ("loudness",)
 
+    def check_model(self, model):
+        pass
+
     def load_pipeline(self, model, **settings):
         return Synthesizer()
 

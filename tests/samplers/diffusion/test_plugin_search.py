@@ -116,7 +116,7 @@ def test_it_is_drawn_with_like_any_other(folder: Path) -> None:
 
 def test_it_is_listed_and_its_mistakes_are_refused(folder: Path) -> None:
     listed = run_with(folder, "-m", "apps.commands.main", "list")
-    assert "beam" in listed.stdout.split()
+    assert "beam:" in listed.stdout.split()
     wrong = ("--sampler", "beam", "--prompt", "a red circle", "-o", "width=0")
     done = run_with(folder, "-m", "apps.commands.generate", *wrong)
     assert done.returncode == 2 and "`width`" in done.stderr and "Traceback" not in done.stderr
