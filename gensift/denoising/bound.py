@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -72,11 +72,13 @@ class BoundPipeline:
             UnsupportedPipelineError: there is no denoiser, or one whose class is not declared.
         """
         denoisers = tuple(denoisers_of(pipe))
+        # A pipeline without one cannot be searched, yet its guidance can be asked about.
+        scheduler: Any = getattr(pipe, "scheduler", None)
         return cls(
             pipe=pipe,
             denoisers=denoisers,
             family=family_of(denoisers[0]),
-            scheduler=pipe.scheduler,
+            scheduler=scheduler,
             cache=next((found for module in denoisers if (found := row_cache_on(module))), None),
             device=device_of(pipe),
         )

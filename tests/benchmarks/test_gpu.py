@@ -115,7 +115,7 @@ def test_bfloat16_runs_too(tmp_path) -> None:
 
 def test_what_the_time_limit_does_not_allow_is_left_out(tmp_path, monkeypatch) -> None:
     costs = UnitCosts(step=1.0, scoring=1.0)
-    monkeypatch.setattr(gpu.budget, "prices", lambda *_: {"flops": costs, "seconds": costs})
+    monkeypatch.setattr(gpu.budget, "unit_costs", lambda *_: {"flops": costs, "seconds": costs})
     gpu.main([*OPTIONS, "--sizes", "flux", "--output", str(tmp_path), "--time-limit-s", "0"])
     found = json.loads((tmp_path / "gpu.json").read_text())["pipelines"]["flux"]
     assert found.pop("next_scale") == {"skipped": gpu.NO_SCALES}
