@@ -148,7 +148,7 @@ def test_a_composite_brings_its_own_rule_and_weights() -> None:
 def test_rewards_are_combined_over_all_candidates_not_per_batch(reward: Any) -> None:
     scorer = Scorer(reward)
     whole, parts = (
-        scorer.combine(scorer.score(Glass(), PICTURES, PROMPTS, size).scores)  # type: ignore[arg-type]
+        scorer.combine(scorer.score(Glass(), PICTURES, PROMPTS, size).by_reward)  # type: ignore[arg-type]
         for size in (None, 1)
     )
     assert torch.equal(whole, parts)
