@@ -49,6 +49,7 @@ docs: setup
 bench: setup
 	$(BIN)/python -m benchmarks.ttsnap
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.start_up
 	$(BIN)/python -m benchmarks.tts_var
 	$(BIN)/python -m benchmarks.next_scale_speed
 	$(BIN)/python -m benchmarks.odd
